@@ -1,0 +1,12 @@
+"""FLUI Mesh: a service-mesh sidecar in Python.
+
+The floors of the house, lowest first; a module imports only lower floors (`tests/test_floors.py`):
+
+- 0 `model`: the words everything else is said in.
+- 1 `codecs`, `identity`, `policy`, `routing`: one protocol, algorithm or rule each; no sockets, no clock.
+- 2 `decide`, `splice`: one decision for a request, and what carries it out.
+- 3 `transport`, `upstream`, `telemetry`: sockets, pools, records.
+- 4 `runtime`: wiring, admin, configuration files, topologies and the command line.
+"""
+
+__version__ = "0.1.0"

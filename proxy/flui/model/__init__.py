@@ -1,0 +1,1 @@
+"""Floor 0: values without behaviour. Events, fields, faults, identities, decisions, topology, configuration."""

@@ -1,0 +1,58 @@
+"""What was decided for a flow: a value that can be cached, printed, logged, tested, and executed by any relay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flui.model.fault import Fault
+from flui.model.fields import Field
+from flui.model.topology import HashKey, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """The names of what decided: for the log, `flui explain`, tests."""
+
+    listener: str
+    service: str
+    route: str
+    rule: str
+    """`file:line` of the deciding policy rule, or why there is none."""
+    principal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Send it on."""
+
+    targets: tuple[Target, ...]
+    """Clusters and their shares; most often one."""
+    timeout_s: float
+    idle_timeout_s: float
+    key: HashKey | None
+    """Overrides the cluster's hash key."""
+    add: tuple[Field, ...]
+    """Ready fields that the forwarded request carries in addition."""
+    keep_forwarded: bool
+    """The caller is an allow-listed hop: its Forwarded fields stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer it here."""
+
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The outcome for every request with the same facts, while its snapshot lives."""
+
+    action: Forward | Reply
+    why: Why
+    expires_at: float
+    """Monotonic seconds after which it must be made again; `inf` when nothing in it can lapse."""
+    labels: tuple[str, ...]
+    """Label values of its metrics, all from configuration: listener, service, route."""
+    log_text: bytes
+    """The fixed part of its access-log lines, ready JSON members."""

@@ -1,0 +1,133 @@
+"""The five events that describe every exchange, in every protocol, in both directions.
+
+    RequestHead | ResponseHead      once per direction (a ResponseHead with status 1xx may come before the final one)
+    Data*                           never empty
+    End                             this direction is complete; trailers, if any
+    Reset                           this exchange is dead, at any time
+    Credit*                         the sender of this event can take that many more octets of Data
+
+Plain slotted classes: they are made several times per exchange, and a frozen dataclass costs three times as much to
+make. They are never changed after they were handed on; the validator, which runs before anyone else sees a
+`RequestHead`, is the one exception.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flui.model.fault import Fault
+from flui.model.fields import Field
+
+UNKNOWN: Final = -1
+"""`length` of a body whose size is not known before its end."""
+
+
+class RequestHead:
+    """A request has begun."""
+
+    __slots__ = ("authority", "fields", "length", "method", "path", "protocol", "query", "scheme", "stream")
+
+    def __init__(
+        self,
+        stream: int,
+        method: bytes,
+        scheme: bytes,
+        authority: bytes,
+        path: bytes,
+        query: bytes,
+        fields: list[Field],
+        length: int,
+        protocol: bytes = b"",
+    ) -> None:
+        self.stream = stream
+        """Number of the exchange on its connection."""
+        self.method = method
+        """As on the wire: case-sensitive (RFC 9110 9.1)."""
+        self.scheme = scheme
+        """`http` or `https`."""
+        self.authority = authority
+        """The one authority (Host or :authority) that routing, policy and the forwarded request use."""
+        self.path = path
+        """Path without query. Canonical once the validator has seen it."""
+        self.query = query
+        """Empty, or `?` and the query."""
+        self.fields = fields
+        """Header fields in order, without Host."""
+        self.length = length
+        """Octets of body that will follow: 0 none, `UNKNOWN`, or the declared length."""
+        self.protocol = protocol
+        """The protocol an extended CONNECT or an Upgrade asks for; empty otherwise."""
+
+    def __repr__(self) -> str:
+        return f"RequestHead({self.stream}, {self.method!r}, {self.authority!r}, {self.path + self.query!r}, length={self.length})"
+
+
+class ResponseHead:
+    """A response has begun, or an interim response (status 1xx) passes."""
+
+    __slots__ = ("fields", "length", "status", "stream")
+
+    def __init__(self, stream: int, status: int, fields: list[Field], length: int) -> None:
+        self.stream = stream
+        self.status = status
+        self.fields = fields
+        self.length = length
+        """Octets of body that will follow: 0 none, `UNKNOWN`, or the declared length."""
+
+    def __repr__(self) -> str:
+        return f"ResponseHead({self.stream}, {self.status}, length={self.length})"
+
+
+class Data:
+    """A piece of body. Its borders mean nothing."""
+
+    __slots__ = ("chunk", "stream")
+
+    def __init__(self, stream: int, chunk: bytes) -> None:
+        self.stream = stream
+        self.chunk = chunk
+
+    def __repr__(self) -> str:
+        return f"Data({self.stream}, {len(self.chunk)} octets)"
+
+
+class End:
+    """This direction is complete."""
+
+    __slots__ = ("stream", "trailers")
+
+    def __init__(self, stream: int, trailers: list[Field] | None = None) -> None:
+        self.stream = stream
+        self.trailers = trailers
+
+    def __repr__(self) -> str:
+        return f"End({self.stream})"
+
+
+class Reset:
+    """This exchange is dead. As an event from a codec it is the peer's doing; sent to a codec it is ours."""
+
+    __slots__ = ("fault", "stream")
+
+    def __init__(self, stream: int, fault: Fault) -> None:
+        self.stream = stream
+        self.fault = fault
+
+    def __repr__(self) -> str:
+        return f"Reset({self.stream}, {self.fault.name})"
+
+
+class Credit:
+    """The sender of this event can take `octets` more octets of Data on this stream. After End it means nothing."""
+
+    __slots__ = ("octets", "stream")
+
+    def __init__(self, stream: int, octets: int) -> None:
+        self.stream = stream
+        self.octets = octets
+
+    def __repr__(self) -> str:
+        return f"Credit({self.stream}, {self.octets})"
+
+
+Event = RequestHead | ResponseHead | Data | End | Reset | Credit

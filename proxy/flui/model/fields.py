@@ -1,0 +1,120 @@
+"""Header and trailer fields (RFC 9110 5), validated and classified once per distinct line.
+
+A field carries its validated parts, its wire octets and a small integer, its *kind*. What matters about a field is
+asked of the kind; forwarding joins wire octets, nothing is formatted again.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Kinds. A field of kind PLAIN is forwarded and never looked at again; everything else is handled where its kind is named.
+PLAIN: Final = 0
+LENGTH: Final = 1
+"""content-length; its value is canonical decimal."""
+HOST: Final = 2
+CODING: Final = 3
+"""transfer-encoding; its value is exactly `chunked`."""
+CONNECTION: Final = 4
+"""connection: names what must not be forwarded (RFC 9110 7.6.1)."""
+HOP: Final = 5
+"""Other fields that end at this hop."""
+OURS: Final = 6
+"""Fields that only a sidecar may mint, and every name that folds to one of them: never taken from a peer."""
+TRACE: Final = 7
+"""traceparent."""
+KEY: Final = 8
+"""flui-key: the consistent-hash key."""
+DEADLINE: Final = 9
+"""flui-deadline: what is left of the caller's deadline, in milliseconds."""
+UPGRADE: Final = 10
+EXPECT: Final = 11
+AUTHORIZATION: Final = 12
+CONTENT_TYPE: Final = 13
+FORWARDED: Final = 14
+"""forwarded, x-forwarded-*, x-real-ip …: only an allow-listed hop may say them."""
+
+SINGLETONS: Final = frozenset((HOST, CODING, TRACE, KEY, DEADLINE, AUTHORIZATION, CONTENT_TYPE))
+"""Kinds of which a second line makes the request malformed (a list could be read differently behind us)."""
+
+_KINDS: Final[dict[bytes, int]] = {
+    b"content-length": LENGTH,
+    b"host": HOST,
+    b"transfer-encoding": CODING,
+    b"connection": CONNECTION,
+    b"keep-alive": HOP,
+    b"proxy-connection": HOP,
+    b"proxy-authenticate": HOP,
+    b"proxy-authorization": HOP,
+    b"te": HOP,
+    b"trailer": HOP,
+    b"http2-settings": HOP,
+    b"upgrade": UPGRADE,
+    b"expect": EXPECT,
+    b"traceparent": TRACE,
+    b"flui-key": KEY,
+    b"flui-deadline": DEADLINE,
+    b"authorization": AUTHORIZATION,
+    b"content-type": CONTENT_TYPE,
+    b"forwarded": FORWARDED,
+    b"x-real-ip": FORWARDED,
+    b"x-client-ip": FORWARDED,
+    b"x-cluster-client-ip": FORWARDED,
+    b"true-client-ip": FORWARDED,
+    # threats D4: what was authorised is the method on the wire
+    b"x-http-method-override": OURS,
+    b"x-http-method": OURS,
+    b"x-method-override": OURS,
+}
+
+_PREFIXES: Final = ((b"flui-", OURS), (b"x-forwarded-", FORWARDED), (b"x-envoy-", FORWARDED))
+
+_FOLD: Final = bytes.maketrans(b"_.", b"--")
+
+PROTECTED: Final = frozenset((LENGTH, HOST, CODING, OURS, TRACE, KEY, DEADLINE, AUTHORIZATION, CONTENT_TYPE, FORWARDED))
+"""Kinds that a Connection option may not name: dropping them on a peer's word would change what was authorised (E2)."""
+
+
+def kind_of(name: bytes) -> int:
+    """Kind of a lower-case field name.
+
+    A name that only *folds* to one of the special ones (`x_real_ip`, `flui.principal`) is OURS, whatever the name it
+    folds to: a module behind us may well read `_` and `-` alike, so it must never arrive (threats E3).
+    """
+    kind = _KINDS.get(name)
+    if kind is not None:
+        return kind
+    folded = name.translate(_FOLD)
+    for prefix, prefixed in _PREFIXES:
+        if folded.startswith(prefix):
+            return prefixed if folded == name else OURS
+    return OURS if folded != name and folded in _KINDS else PLAIN
+
+
+class Field:
+    """One validated field line. Shared between exchanges, so never changed."""
+
+    __slots__ = ("kind", "name", "value", "wire")
+
+    def __init__(self, name: bytes, value: bytes, wire: bytes, kind: int) -> None:
+        self.name = name
+        """Lower case."""
+        self.value = value
+        """Without surrounding blanks."""
+        self.wire = wire
+        """`name: value` and CRLF, as HTTP/1.1 sends it."""
+        self.kind = kind
+
+    def __repr__(self) -> str:
+        return f"Field({self.name!r}: {self.value!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Field) and self.name == other.name and self.value == other.value
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.value))
+
+
+def field(name: bytes, value: bytes) -> Field:
+    """A field of our own making: lower-case name, value known to be clean."""
+    return Field(name, value, b"%b: %b\r\n" % (name, value), kind_of(name))

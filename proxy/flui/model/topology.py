@@ -1,0 +1,127 @@
+"""Where requests can go: endpoints, clusters, routes. All frozen and hashable: built once, swapped whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a socket is: host and TCP port, or a Unix socket path (then the port is 0)."""
+
+    host: str
+    port: int = 0
+
+    def __str__(self) -> str:
+        if not self.port:
+            return self.host
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One member of a cluster."""
+
+    name: str
+    """Stable name of the member; what rings hash, so that a new address does not move its keys."""
+    address: Address
+    weight: int = 1
+    """Share of the traffic and of the ring, relative to the other members."""
+
+
+class Policy(Enum):
+    """How an endpoint is picked."""
+
+    ROUND_ROBIN = "round_robin"
+    LEAST_LOADED = "least_loaded"
+    """The less loaded of two picked at random (Mitzenmacher 2001)."""
+    RING = "ring"
+    """Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018)."""
+
+
+class KeySource(Enum):
+    """What a ring hashes."""
+
+    FLUI_KEY = "flui-key"
+    HEADER = "header"
+    PATH_PART = "path"
+    PRINCIPAL = "principal"
+
+
+@dataclass(frozen=True, slots=True)
+class HashKey:
+    """Where the key of a request is. A request without the key is picked by the less loaded of two."""
+
+    source: KeySource = KeySource.FLUI_KEY
+    name: bytes = b""
+    """Lower-case field name, for HEADER."""
+    part: int = 0
+    """Number of the path segment from 1, for PATH_PART: in `/items/7`, 2 is `7`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """How a cluster spreads its load."""
+
+    policy: Policy = Policy.LEAST_LOADED
+    key: HashKey = HashKey()
+    excess_bp: int = 2500
+    """RING: no endpoint above (1 + excess) of the mean load, in basis points (2500 = 0.25)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A named set of endpoints that serve alike."""
+
+    name: str
+    endpoints: tuple[Endpoint, ...]
+    balance: Balance = Balance()
+    identity: str | None = None
+    """SPIFFE ID that every endpoint must prove before the first octet is sent; None: plain text, no TLS."""
+    local: bool = False
+    """The module beside us: refusing a connection means that it is not up yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderMatch:
+    """A condition on a field: every value that the request carries under `name` must equal `value`."""
+
+    name: bytes
+    value: bytes | None = None
+    """None: the field must only be there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a route asks of a request; every part that is given must hold."""
+
+    hosts: tuple[str, ...] = ()
+    """Lower-case authorities without port; empty: any."""
+    path: str = "/*"
+    """An object pattern: exact, or a final `/*`, `:name` for one segment; `/*` alone also matches `/`."""
+    methods: tuple[str, ...] = ()
+    headers: tuple[HeaderMatch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A cluster and its share of the route's traffic."""
+
+    cluster: str
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A match and what follows."""
+
+    name: str
+    match: Match
+    to: tuple[Target, ...]
+    timeout_s: float = 15.0
+    """From the request's head to the end of the response; 0: none."""
+    idle_timeout_s: float = 60.0
+    """Longest silence in both directions while the exchange is open."""
+    key: HashKey | None = None
+    """Overrides the cluster's hash key."""

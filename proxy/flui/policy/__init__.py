@@ -1,0 +1,1 @@
+"""Floor 1: Casbin policy, compiled into an index."""

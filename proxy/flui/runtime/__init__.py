@@ -1,0 +1,1 @@
+"""Floor 4: wiring, admin, configuration files, topologies, the command line."""
