@@ -10,3 +10,10 @@ The floors of the house, lowest first; a module imports only lower floors (`test
 """
 
 __version__ = "0.1.0"
+
+
+def compiled() -> bool:
+    """Whether floors 0-2 run as compiled by mypyc (`make native`) or as plain Python."""
+    from flui import splice  # noqa: PLC0415 - only whoever asks needs it
+
+    return not (splice.__file__ or "").endswith(".py")

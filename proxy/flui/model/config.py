@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flui.model.topology import Address, Cluster, Route
+from flui.model.topology import APP, Address, Cluster, Match, Route, Target
 from flui.model.units import GIB, KIB
 
 
@@ -96,7 +96,7 @@ class Sidecar:
 
     service: str
     app: Address | None
-    """The module beside us; None: the sidecar only calls out."""
+    """The module beside us; None: the sidecar only calls out. It is also a cluster of its own, named `topology.APP`."""
     listeners: tuple[Listener, ...]
     admin: Address | None
     certs: str | None
@@ -106,6 +106,8 @@ class Sidecar:
     clusters: tuple[Cluster, ...] = ()
     routes: tuple[Route, ...] = ()
     """Outbound routes, first match wins; after them a service's own name is a route to it."""
+    app_route: Route = Route("app", Match(), (Target(APP),))
+    """What becomes of a request that may come in: its timeouts."""
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     access_log: str = "-"

@@ -33,6 +33,8 @@ class Forward:
     """Overrides the cluster's hash key."""
     add: tuple[Field, ...]
     """Ready fields that the forwarded request carries in addition."""
+    deadline: Field | None
+    """Ready flui-deadline of a request whose caller set none; None when the route has no timeout either."""
     keep_forwarded: bool
     """The caller is an allow-listed hop: its Forwarded fields stay."""
 

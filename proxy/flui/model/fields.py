@@ -8,29 +8,31 @@ from __future__ import annotations
 
 from typing import Final
 
-# Kinds. A field of kind PLAIN is forwarded and never looked at again; everything else is handled where its kind is named.
+# Kinds. Those up to KEPT are forwarded as they are; everything above is handled where its kind is named, or dropped.
 PLAIN: Final = 0
+"""Never looked at again."""
 LENGTH: Final = 1
 """content-length; its value is canonical decimal."""
-HOST: Final = 2
-CODING: Final = 3
+CONTENT_TYPE: Final = 2
+AUTHORIZATION: Final = 3
+EXPECT: Final = 4
+KEPT: Final = 4
+HOST: Final = 5
+CODING: Final = 6
 """transfer-encoding; its value is exactly `chunked`."""
-CONNECTION: Final = 4
+CONNECTION: Final = 7
 """connection: names what must not be forwarded (RFC 9110 7.6.1)."""
-HOP: Final = 5
+HOP: Final = 8
 """Other fields that end at this hop."""
-OURS: Final = 6
+UPGRADE: Final = 9
+OURS: Final = 10
 """Fields that only a sidecar may mint, and every name that folds to one of them: never taken from a peer."""
-TRACE: Final = 7
+TRACE: Final = 11
 """traceparent."""
-KEY: Final = 8
+KEY: Final = 12
 """flui-key: the consistent-hash key."""
-DEADLINE: Final = 9
+DEADLINE: Final = 13
 """flui-deadline: what is left of the caller's deadline, in milliseconds."""
-UPGRADE: Final = 10
-EXPECT: Final = 11
-AUTHORIZATION: Final = 12
-CONTENT_TYPE: Final = 13
 FORWARDED: Final = 14
 """forwarded, x-forwarded-*, x-real-ip …: only an allow-listed hop may say them."""
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
+
+
+APP: Final = "@app"
+"""Name of the cluster that is the module beside us; no service can be called so."""
 
 
 @dataclass(frozen=True, slots=True)

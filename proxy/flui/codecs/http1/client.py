@@ -1,0 +1,308 @@
+"""The upstream side of HTTP/1.1: requests out, responses in (RFC 9112).
+
+    IDLE ──request head──▶ HEAD ──final head──▶ BODY ──last octet──▶ IDLE …
+                            └─ interim head ─▶ HEAD      └─ no body ─▶ IDLE
+    anything malformed, unasked for, or ended early ──▶ DONE
+
+An upstream is not trusted either: what it sends outside a response, and what it sends twice, kills its connection (A8).
+"""
+
+from __future__ import annotations
+
+from typing import Final, assert_never
+
+from flui.codecs.http1.body import Body
+from flui.codecs.http1.lines import FIELDS, STATUS_LINES, Malformed, parse_field, parse_status_line
+from flui.model.config import Limits
+from flui.model.events import UNKNOWN, Credit, Data, End, Event, RequestHead, Reset, ResponseHead
+from flui.model.fault import Fault
+from flui.model.fields import CODING, CONNECTION, LENGTH, Field
+
+_IDLE: Final = 0
+_HEAD: Final = 1
+_BODY: Final = 2
+_DONE: Final = 3
+
+
+class Http1Client:
+    """One upstream connection."""
+
+    __slots__ = (
+        "_bodiless",
+        "_body",
+        "_chunked",
+        "_events",
+        "_in",
+        "_interim",
+        "_left",
+        "_limits",
+        "_out",
+        "_owed",
+        "_persistent",
+        "_requesting",
+        "_scanned",
+        "_stalled",
+        "_state",
+        "_stream",
+        "_window",
+        "closing",
+        "reading",
+        "truncated",
+    )
+
+    def __init__(self, limits: Limits) -> None:
+        """A codec for a fresh connection."""
+        self._limits = limits
+        self._body = Body(limits)
+        self._window = limits.window_octets
+        self._in = b""
+        self._scanned = 0
+        self._out: list[bytes] = []
+        self._events: list[Event] = []
+        self._state = _IDLE
+        self._stream = 0
+        self._interim = 0
+        self._bodiless = False
+        self._chunked = False
+        self._persistent = True
+        self._requesting = False
+        self._left = 0
+        self._owed = 0
+        self._stalled = False
+        self.closing = False
+        """The connection must end, and is never used again."""
+        self.truncated = False
+        """A request was cut short."""
+        self.reading = True
+        """False: whoever owns the socket must stop reading until it turns true."""
+
+    @property
+    def reusable(self) -> bool:
+        """Between exchanges, in step, and the upstream keeps the connection open."""
+        return self._state == _IDLE and self._persistent and not self._requesting and not self.closing
+
+    def open(self) -> int:
+        """Number of the next exchange."""
+        self._stream += 1
+        return self._stream
+
+    # Octets in.
+
+    def receive(self, data: bytes) -> None:
+        """Takes octets as they come. What is wrong becomes a Reset with its Fault, after which nothing more is read."""
+        if self._state == _DONE:
+            return
+        if self._in:
+            data = self._in + data
+        self._advance(data)
+
+    def receive_eof(self) -> None:
+        """The upstream will send no more: the end of a close-delimited body, else the end of the connection."""
+        self.closing = True
+        if self._state == _BODY and self._in:
+            return  # octets wait for credit; `_advance` ends the exchange when they are gone
+        if self._state == _BODY and self._body.eof(self._stream, self._events):
+            self._state = _DONE
+        elif self._state in {_HEAD, _BODY}:
+            self._fail(Fault.UPSTREAM_RESET)
+
+    def _advance(self, data: bytes) -> None:
+        try:
+            while data:
+                if self._state == _BODY:
+                    size = len(data)
+                    data = self._body.read(self._stream, data, self._events, 0)
+                    if self._body.done:
+                        self._complete()
+                    elif len(data) == size or not self._body.credit:
+                        break
+                elif self._state == _HEAD:
+                    end = data.find(b"\r\n\r\n", self._scanned)
+                    if end < 0:
+                        if len(data) > self._limits.head_octets:
+                            raise Malformed(Fault.UPSTREAM_MALFORMED)
+                        self._scanned = max(0, len(data) - 3)
+                        break
+                    self._scanned = 0
+                    self._head(data[:end])
+                    data = data[end + 4 :]
+                else:
+                    # Octets that nobody asked for: the next response would not be ours.
+                    self.closing = True
+                    data = b""
+        except Malformed:
+            self._fail(Fault.UPSTREAM_MALFORMED)
+            return
+        self._in = data
+        if self._state == _BODY:
+            self.reading = self._body.credit > 0
+            if self.closing and not data:
+                self.receive_eof()
+        else:
+            self.reading = True
+
+    def _head(self, octets: bytes) -> None:
+        limits = self._limits
+        lines = octets.split(b"\r\n")
+        if len(lines) - 1 > limits.fields or len(octets) > limits.head_octets:
+            raise Malformed(Fault.UPSTREAM_MALFORMED)
+        line = lines[0]
+        known = STATUS_LINES.get(line)
+        minor, status = known if known is not None else parse_status_line(line)
+        length = UNKNOWN
+        chunked = False
+        persistent = minor == 1
+        fields: list[Field] = []
+        memo = FIELDS
+        for at in range(1, len(lines)):
+            line = lines[at]
+            kept = memo.get(line)
+            field = kept if kept is not None else parse_field(line)
+            kind = field.kind
+            if kind:
+                if kind == LENGTH:
+                    if length != UNKNOWN:
+                        raise Malformed(Fault.UPSTREAM_MALFORMED)
+                    length = int(field.value)
+                    if status == 204:
+                        continue  # RFC 9110 8.6: a 204 has none; some clients would wait for the body
+                elif kind == CODING:
+                    if chunked or not minor:
+                        raise Malformed(Fault.UPSTREAM_MALFORMED)
+                    chunked = True
+                elif kind == CONNECTION and b"close" in field.value.lower():
+                    persistent = False
+            fields.append(field)
+        if chunked and length != UNKNOWN:
+            raise Malformed(Fault.UPSTREAM_MALFORMED)
+        if status < 200:
+            self._interim += 1
+            if status == 101 or self._interim > limits.interim_responses or chunked or length > 0:
+                raise Malformed(Fault.UPSTREAM_MALFORMED)
+            self._events.append(ResponseHead(self._stream, status, fields, 0))
+            return
+        self._persistent = persistent
+        if self._bodiless or status == 204 or status == 304:
+            length = 0
+        self._events.append(ResponseHead(self._stream, status, fields, length))
+        if not length:
+            self._events.append(End(self._stream))
+            self._complete()
+            return
+        self._state = _BODY
+        body = self._body
+        body.credit = self._window
+        if chunked:
+            body.begin_chunked()
+        elif length != UNKNOWN:
+            body.begin_length(length)
+        else:
+            self._persistent = False
+            body.begin_close()
+
+    def _complete(self) -> None:
+        self._state = _IDLE
+        self._interim = 0
+        if self._requesting or not self._persistent:
+            # RFC 9112 9.3.2, A9: a response before the end of its request leaves a connection out of step.
+            self._state = _DONE
+            self.closing = True
+
+    def _fail(self, fault: Fault) -> None:
+        self._state = _DONE
+        self.closing = True
+        self._in = b""
+        self.reading = True
+        self._events.append(Reset(self._stream, fault))
+
+    # Events out.
+
+    def events(self) -> list[Event]:
+        """What the upstream has said since the last call."""
+        events = self._events
+        if events:
+            self._events = []
+        return events
+
+    # Events in.
+
+    def send(self, event: Event) -> None:
+        """Says `event` to the upstream."""
+        if isinstance(event, RequestHead):
+            self._send_head(event)
+        elif isinstance(event, Data):
+            self._send_data(event.chunk)
+        elif isinstance(event, End):
+            self._send_end(event)
+        elif isinstance(event, Credit):
+            self._body.credit += event.octets
+            if self._state == _BODY:
+                self._advance(self._in)
+        elif isinstance(event, Reset):
+            self._state = _DONE
+            self.closing = True
+            self.truncated = True
+        elif isinstance(event, ResponseHead):
+            raise AssertionError("a client sends no responses")
+        else:
+            assert_never(event)
+
+    def _send_head(self, head: RequestHead) -> None:
+        assert self._state == _IDLE, "one exchange at a time"
+        self._stream = head.stream
+        self._state = _HEAD
+        self._requesting = True
+        self._bodiless = head.method == b"HEAD"
+        out = self._out
+        out.append(b"%b %b%b HTTP/1.1\r\nhost: %b\r\n" % (head.method, head.path, head.query, head.authority))
+        out.extend([field.wire for field in head.fields])
+        self._left = head.length
+        self._chunked = head.length == UNKNOWN
+        out.append(b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n")
+
+    def _send_data(self, chunk: bytes) -> None:
+        if self._state == _DONE:
+            return
+        size = len(chunk)
+        if self._chunked:
+            self._out.append(b"%x\r\n" % size)
+            self._out.append(chunk)
+            self._out.append(b"\r\n")
+        else:
+            if size > self._left:
+                raise AssertionError("more Data than the head declared")
+            self._left -= size
+            self._out.append(chunk)
+        self._owed += size
+        if not self._stalled and self._owed * 2 >= self._window:
+            self._events.append(Credit(self._stream, self._owed))
+            self._owed = 0
+
+    def _send_end(self, end: End) -> None:
+        if self._chunked and self._state != _DONE:
+            trailers = end.trailers
+            if trailers:
+                self._out.append(b"0\r\n%b\r\n" % b"".join([field.wire for field in trailers]))
+            else:
+                self._out.append(b"0\r\n\r\n")
+        elif self._left > 0 and self._state != _DONE:
+            raise AssertionError("less Data than the head declared")
+        self._requesting = False
+        self._owed = 0
+
+    def stall(self, stalled: bool) -> None:
+        """The socket's write buffer is above (True) or back below (False) its mark: no Credit while it is."""
+        self._stalled = stalled
+        if not stalled and self._owed and self._requesting:
+            self._events.append(Credit(self._stream, self._owed))
+            self._owed = 0
+
+    # Octets out.
+
+    def take(self) -> bytes:
+        """Octets to write, once."""
+        out = self._out
+        if not out:
+            return b""
+        self._out = []
+        return out[0] if len(out) == 1 else b"".join(out)

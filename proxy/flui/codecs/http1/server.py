@@ -1,0 +1,392 @@
+"""The downstream side of HTTP/1.1: requests in, responses out (RFC 9112).
+
+    HEAD ──head──▶ BODY ──last octet──▶ WAIT ──response sent──▶ HEAD …
+      └─ no body ────────────────────────▲
+    anything malformed, `connection: close`, HTTP/1.0, a response before the end of its request ──▶ DONE
+
+One exchange at a time: pipelined requests wait, unparsed, until the response before them is complete (A9).
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Final, assert_never
+
+from flui.codecs.http1.body import Body
+from flui.codecs.http1.lines import FIELDS, REQUEST_LINES, Malformed, RequestLine, parse_field, parse_request_line
+from flui.model.config import Limits
+from flui.model.events import UNKNOWN, Credit, Data, End, Event, RequestHead, Reset, ResponseHead
+from flui.model.fault import Fault
+from flui.model.fields import CODING, CONNECTION, HOST, LENGTH, Field
+
+_HEAD: Final = 0
+_BODY: Final = 1
+_WAIT: Final = 2
+_DONE: Final = 3
+
+_STATUS_LINES: Final[dict[int, bytes]] = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
+}
+
+
+class Http1Server:
+    """One downstream connection."""
+
+    __slots__ = (
+        "_bodiless",
+        "_body",
+        "_chunked",
+        "_close",
+        "_events",
+        "_in",
+        "_left",
+        "_limits",
+        "_minor",
+        "_out",
+        "_owed",
+        "_responding",
+        "_scanned",
+        "_scheme",
+        "_stalled",
+        "_state",
+        "_stream",
+        "_window",
+        "closing",
+        "lingers",
+        "reading",
+        "truncated",
+    )
+
+    def __init__(self, limits: Limits, scheme: bytes) -> None:
+        """A codec for a fresh connection.
+
+        Args:
+            limits: What a peer may make us hold.
+            scheme: `https` on a TLS connection, else `http`; a target that claims another is malformed.
+        """
+        self._limits = limits
+        self._scheme = scheme
+        self._body = Body(limits)
+        self._window = limits.window_octets
+        self._in = b""
+        self._scanned = 0
+        self._out: list[bytes] = []
+        self._events: list[Event] = []
+        self._state = _HEAD
+        self._stream = 0
+        self._minor = 1
+        self._close = False
+        self._bodiless = False
+        self._chunked = False
+        self._left = 0
+        self._responding = False
+        self._owed = 0
+        self._stalled = False
+        self.closing = False
+        """After what `take` returns, the connection must end."""
+        self.lingers = False
+        """The caller may still be sending when the connection ends: closing at once would reset it and lose the answer."""
+        self.truncated = False
+        """A response that ends with its connection was cut short: only a reset of the connection shows that."""
+        self.reading = True
+        """False: whoever owns the socket must stop reading until it turns true."""
+
+    @property
+    def idle(self) -> bool:
+        """Between exchanges, with nothing of the next one received."""
+        return self._state == _HEAD and not self._in
+
+    @property
+    def started(self) -> bool:
+        """A head has begun to arrive and is not complete."""
+        return self._state == _HEAD and bool(self._in)
+
+    def open(self) -> int:
+        """A server never opens an exchange."""
+        raise AssertionError
+
+    def last(self) -> None:
+        """The exchange in progress, or else the next one, is the last: its response says `connection: close`."""
+        self._close = True
+
+    # Octets in.
+
+    def receive(self, data: bytes) -> None:
+        """Takes octets as they come. What is wrong becomes a Reset with its Fault, after which nothing more is read."""
+        if self._state == _DONE:
+            return
+        if self._in:
+            data = self._in + data
+        self._advance(data)
+
+    def receive_eof(self) -> None:
+        """The peer will send no more. A response in progress goes on (half-close); a request cut short is dead."""
+        if self._state == _BODY or self.started:
+            self._fail(Fault.CALLER_GONE)
+        self._close = True
+        if self._state == _HEAD:
+            self.closing = True
+        self._in = b""
+
+    def _advance(self, data: bytes) -> None:
+        try:
+            while data:
+                if self._state == _HEAD:
+                    end = data.find(b"\r\n\r\n", self._scanned)
+                    if end < 0:
+                        if data[0] == 0x0D and data[:2] == b"\r\n" and len(data) > 2:
+                            data = data[2:]  # RFC 9112 2.2: one empty line before a request is ignored
+                            continue
+                        self._incomplete(data)
+                        break
+                    self._scanned = 0
+                    self._head(data[:end])
+                    data = data[end + 4 :]
+                elif self._state == _BODY:
+                    size = len(data)
+                    data = self._body.read(self._stream, data, self._events, self._limits.body_octets)
+                    if self._body.done:
+                        self._state = _WAIT
+                    elif len(data) == size or not self._body.credit:
+                        break
+                else:
+                    break
+        except Malformed as malformed:
+            self._fail(malformed.fault)
+            return
+        self._in = data
+        self._see_reading()
+
+    def _see_reading(self) -> None:
+        if self._state == _BODY:
+            self.reading = self._body.credit > 0
+        else:
+            self.reading = self._state != _WAIT or not self._in
+
+    def _incomplete(self, data: bytes) -> None:
+        """Bounds a head that has not ended yet, and refuses at once what can never become one."""
+        limits = self._limits
+        line_end = data.find(b"\r\n", 0, limits.target_octets + 64)
+        if line_end < 0 and len(data) > limits.target_octets + 64:
+            raise Malformed(Fault.TARGET_TOO_LONG)
+        if len(data) > limits.head_octets:
+            raise Malformed(Fault.HEAD_TOO_LARGE)
+        if line_end > 0 and data[:line_end] not in REQUEST_LINES:
+            parse_request_line(data[:line_end])
+        elif data[0] in b"\x16\x80":
+            # A TLS ClientHello on a plain port, or SSLv2: nothing in it will ever be a request line.
+            raise Malformed(Fault.MALFORMED)
+        self._scanned = max(0, len(data) - 3)
+
+    def _head(self, octets: bytes) -> None:
+        limits = self._limits
+        if len(octets) > limits.head_octets:
+            raise Malformed(Fault.HEAD_TOO_LARGE)
+        lines = octets.split(b"\r\n")
+        line = lines[0]
+        if not line and len(lines) > 1:
+            del lines[0]
+            line = lines[0]
+        if len(lines) - 1 > limits.fields:
+            raise Malformed(Fault.HEAD_TOO_LARGE)
+        known = REQUEST_LINES.get(line)
+        request: RequestLine = known if known is not None else parse_request_line(line)
+        if len(line) > limits.target_octets:
+            raise Malformed(Fault.TARGET_TOO_LONG)
+        self._minor = minor = request.minor
+        if not minor:
+            self._close = True
+        host = b""
+        length = 0
+        has_length = chunked = has_host = False
+        fields: list[Field] = []
+        memo = FIELDS
+        for at in range(1, len(lines)):
+            line = lines[at]
+            kept = memo.get(line)
+            field = kept if kept is not None else parse_field(line)
+            kind = field.kind
+            if kind:
+                if kind == LENGTH:
+                    if has_length:
+                        raise Malformed(Fault.MALFORMED)  # RFC 9112 6.3(5): two lines are two answers
+                    has_length = True
+                    length = int(field.value)
+                elif kind == HOST:
+                    if has_host:
+                        raise Malformed(Fault.MALFORMED)  # RFC 9112 3.2
+                    has_host = True
+                    host = field.value
+                    continue
+                elif kind == CODING:
+                    if chunked or not minor:
+                        raise Malformed(Fault.MALFORMED)
+                    chunked = True
+                elif kind == CONNECTION and field.value != b"keep-alive" and b"close" in field.value.lower():
+                    self._close = self._close or b"close" in [o.strip(b" \t") for o in field.value.lower().split(b",")]
+            fields.append(field)
+        if not has_host:
+            raise Malformed(Fault.MALFORMED)
+        if chunked:
+            if has_length:
+                raise Malformed(Fault.MALFORMED)  # RFC 9112 6.1: the smuggler's pair (A1)
+            length = UNKNOWN
+        elif length > limits.body_octets > 0:
+            raise Malformed(Fault.BODY_TOO_LARGE)
+        scheme = self._scheme
+        if request.scheme and request.scheme != scheme and scheme == b"https":
+            raise Malformed(Fault.MALFORMED)
+        self._stream += 1
+        self._responding = False
+        self._bodiless = request.method == b"HEAD"
+        self._events.append(
+            RequestHead(self._stream, request.method, scheme, request.authority or host, request.path, request.query, fields, length)
+        )
+        if not length:
+            self._state = _WAIT
+            self._events.append(End(self._stream))
+            return
+        self._state = _BODY
+        body = self._body
+        body.credit = self._window
+        if chunked:
+            body.begin_chunked()
+        else:
+            body.begin_length(length)
+
+    def fail(self, fault: Fault) -> None:
+        """Gives up on what the caller is sending (too slow, most likely): its exchange becomes a Reset event."""
+        if self._state != _DONE:
+            self._fail(fault)
+
+    def _fail(self, fault: Fault) -> None:
+        """Nothing more of this connection is read; an exchange not yet begun gets its number, so that it can be answered."""
+        if self._state == _HEAD:
+            self._stream += 1
+            self._responding = False
+            self._bodiless = False
+            self._minor = 1
+        self._state = _DONE
+        self._close = True
+        self._in = b""
+        self.reading = True
+        self._events.append(Reset(self._stream, fault))
+
+    # Events out.
+
+    def events(self) -> list[Event]:
+        """What the peer has said since the last call."""
+        events = self._events
+        if events:
+            self._events = []
+        return events
+
+    # Events in.
+
+    def send(self, event: Event) -> None:
+        """Says `event` to the peer."""
+        if isinstance(event, Data):
+            self._send_data(event.chunk)
+        elif isinstance(event, ResponseHead):
+            self._send_head(event)
+        elif isinstance(event, End):
+            self._send_end(event)
+        elif isinstance(event, Credit):
+            self._body.credit += event.octets
+            if self._state == _BODY:
+                self._advance(self._in)
+        elif isinstance(event, Reset):
+            self._state = _DONE
+            self.closing = True
+            self.truncated = self._responding and self._left == UNKNOWN and not self._chunked
+        elif isinstance(event, RequestHead):
+            raise AssertionError("a server sends no requests")
+        else:
+            assert_never(event)
+
+    def _send_head(self, head: ResponseHead) -> None:
+        status = head.status
+        out = self._out
+        if status < 200 and not self._minor:
+            return  # RFC 9110 15.2: an HTTP/1.0 client knows no interim responses
+        start = _STATUS_LINES.get(status)
+        out.append(start if start is not None else b"HTTP/1.1 %d \r\n" % status)
+        out.extend([field.wire for field in head.fields])
+        if status < 200:
+            out.append(b"\r\n")
+            return
+        self._responding = True
+        if status == 204 or status == 304:
+            self._bodiless = True
+        self._chunked = False
+        if self._bodiless:
+            self._left = 0
+        elif head.length == UNKNOWN:
+            self._left = UNKNOWN
+            if self._minor:
+                self._chunked = True
+                out.append(b"transfer-encoding: chunked\r\n")
+            else:
+                self._close = True
+        else:
+            self._left = head.length
+        out.append(b"connection: close\r\n\r\n" if self._close else b"\r\n")
+
+    def _send_data(self, chunk: bytes) -> None:
+        size = len(chunk)
+        if self._bodiless:
+            return
+        if self._chunked:
+            self._out.append(b"%x\r\n" % size)
+            self._out.append(chunk)
+            self._out.append(b"\r\n")
+        else:
+            if self._left != UNKNOWN:
+                if size > self._left:
+                    raise AssertionError("more Data than the head declared")
+                self._left -= size
+            self._out.append(chunk)
+        self._owed += size
+        if not self._stalled and self._owed * 2 >= self._window:
+            self._events.append(Credit(self._stream, self._owed))
+            self._owed = 0
+
+    def _send_end(self, end: End) -> None:
+        if self._chunked:
+            trailers = end.trailers
+            if trailers:
+                self._out.append(b"0\r\n%b\r\n" % b"".join([field.wire for field in trailers]))
+            else:
+                self._out.append(b"0\r\n\r\n")
+        elif self._left > 0:
+            raise AssertionError("less Data than the head declared")
+        self._owed = 0
+        if self._close or self._state == _BODY:  # an early response: what is left of its request is not waited for (A9)
+            self.lingers = self._state != _WAIT
+            self._state = _DONE
+            self._in = b""
+            self.reading = True
+            self.closing = True
+            return
+        self._state = _HEAD
+        if self._in:
+            data = self._in
+            self._in = b""
+            self._advance(data)
+
+    def stall(self, stalled: bool) -> None:
+        """The socket's write buffer is above (True) or back below (False) its mark: no Credit while it is."""
+        self._stalled = stalled
+        if not stalled and self._owed and self._responding and self._state != _DONE:
+            self._events.append(Credit(self._stream, self._owed))
+            self._owed = 0
+
+    # Octets out.
+
+    def take(self) -> bytes:
+        """Octets to write, once."""
+        out = self._out
+        if not out:
+            return b""
+        self._out = []
+        return out[0] if len(out) == 1 else b"".join(out)

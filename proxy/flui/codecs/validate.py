@@ -1,0 +1,228 @@
+"""The one protocol-neutral request validator. It runs after every codec and before facts.
+
+It makes the path and the authority canonical (or refuses them), and in one pass over the fields takes out what must not
+be forwarded and picks up what decisions need. What it leaves in the `RequestHead` is what policy, routing, the log
+and the forwarded request use: what was authorised is octet for octet what is sent.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flui.model.events import RequestHead
+from flui.model.fault import Fault
+from flui.model.fields import (
+    CONNECTION,
+    DEADLINE,
+    FORWARDED,
+    KEPT,
+    KEY,
+    PLAIN,
+    PROTECTED,
+    SINGLETONS,
+    TRACE,
+    UPGRADE,
+    Field,
+    kind_of,
+)
+
+_UNRESERVED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+_PATH: Final = _UNRESERVED + b"!$&'()*+,=:@/%"
+"""RFC 3986 3.3 pchar and `/`, without `;`: path parameters are read differently by different servers (D1)."""
+_QUERY: Final = bytes(range(0x21, 0x7F))
+_HEX: Final = b"0123456789abcdefABCDEF"
+_HOST: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+_DIGITS: Final = b"0123456789"
+_LOWER_HEX: Final = b"0123456789abcdef"
+
+_SINGLETON_BITS: Final = sum(1 << kind for kind in SINGLETONS)
+
+_MEMO: Final = 4096
+_MEMO_OCTETS: Final = 256
+_PATHS: Final[dict[bytes, bytes]] = {}
+_AUTHORITIES: Final[dict[bytes, tuple[bytes, bytes]]] = {}
+_OPTIONS: Final[dict[bytes, tuple[bytes, ...]]] = {}
+
+_MAX_DEADLINE_MS: Final = 24 * 3600 * 1000
+
+
+def validate(head: RequestHead) -> Fault | None:
+    """Makes `head` canonical, or says why it cannot be.
+
+    Changes `authority`, `host`, `path`, `fields`, `protocol`, `trace`, `key`, `deadline` and `forwarded` of `head`.
+
+    Returns:
+        None when the request is fit to be decided on; else the fault to answer it with.
+    """
+    if head.method == b"CONNECT":
+        return Fault.METHOD_REFUSED
+    raw = head.path
+    path = _PATHS.get(raw)
+    if path is None:
+        path = canonical_path(raw)
+        if path is None and not (raw == b"*" and head.method == b"OPTIONS"):
+            return Fault.MALFORMED
+        path = _remember(raw, path if path is not None else raw)
+    head.path = path
+    if head.query and head.query.translate(None, _QUERY):
+        return Fault.MALFORMED
+    authority = _AUTHORITIES.get(head.authority)
+    if authority is None:
+        authority = canonical_authority(head.authority)
+        if authority is None:
+            return Fault.MALFORMED
+    head.authority = authority[0]
+    head.host = authority[1]
+    return _fields(head)
+
+
+def _remember(raw: bytes, path: bytes) -> bytes:
+    if len(raw) <= _MEMO_OCTETS:
+        if len(_PATHS) >= _MEMO:
+            _PATHS.clear()
+        _PATHS[raw] = path
+    return path
+
+
+def _fields(head: RequestHead) -> Fault | None:
+    """The one pass: hop-by-hop and minted fields go, singletons are counted, what decisions need is picked up."""
+    kept: list[Field] = []
+    seen = 0
+    dropped: tuple[bytes, ...] = ()
+    for field in head.fields:
+        kind = field.kind
+        if kind == PLAIN:
+            kept.append(field)
+            continue
+        bit = 1 << kind
+        if seen & bit & _SINGLETON_BITS:
+            return Fault.MALFORMED  # B5: a second value could be the one that somebody behind us reads
+        seen |= bit
+        if kind <= KEPT:
+            kept.append(field)
+        elif kind == TRACE:
+            if _is_traceparent(field.value):
+                head.trace = field.value
+                kept.append(field)
+        elif kind == KEY:
+            head.key = field.value
+            kept.append(field)
+        elif kind == DEADLINE:
+            value = field.value
+            if not value or len(value) > 9 or value.translate(None, _DIGITS):
+                return Fault.MALFORMED
+            head.deadline = min(int(value), _MAX_DEADLINE_MS)
+        elif kind == CONNECTION:
+            options = connection_options(field.value)
+            if options is None:
+                return Fault.MALFORMED
+            dropped += options
+        elif kind == FORWARDED:
+            if head.forwarded is None:
+                head.forwarded = []
+            head.forwarded.append(field)
+        elif kind == UPGRADE and b"websocket" in field.value.lower():
+            head.protocol = b"websocket"
+    if dropped:
+        kept = [field for field in kept if field.name not in dropped]
+    head.fields = kept
+    return None
+
+
+def connection_options(value: bytes) -> tuple[bytes, ...] | None:
+    """RFC 9110 7.6.1: names that a Connection field takes out of the request; None if it names a protected one (E2)."""
+    known = _OPTIONS.get(value)
+    if known is not None:
+        return known
+    names: list[bytes] = []
+    for part in value.lower().split(b","):
+        name = part.strip(b" \t")
+        if not name or name in (b"close", b"keep-alive", b"upgrade", b"te"):
+            continue
+        if kind_of(name) in PROTECTED:
+            return None
+        names.append(name)
+    options = tuple(names)
+    if len(value) <= _MEMO_OCTETS:
+        if len(_OPTIONS) >= _MEMO:
+            _OPTIONS.clear()
+        _OPTIONS[value] = options
+    return options
+
+
+def _is_traceparent(value: bytes) -> bool:
+    """W3C Trace Context 3.2.2: version 00, lower-case hex, ids not all zero. Anything else is replaced, not forwarded."""
+    return (
+        len(value) == 55
+        and value[:3] == b"00-"
+        and value[35] == value[52] == 0x2D
+        and not (value[3:35] + value[36:52] + value[53:]).translate(None, _LOWER_HEX)
+        and value[3:35] != b"0" * 32
+        and value[36:52] != b"0" * 16
+    )
+
+
+def canonical_path(raw: bytes) -> bytes | None:
+    r"""The one form of a path (RFC 3986 6.2.2), strict profile of threat D1; None: refused.
+
+    Unreserved octets are decoded, other escapes get upper-case digits. Refused: no leading slash, `//`, dot segments
+    (also escaped), escaped `/`, `\`, NUL or controls, an escaped escape, `;`, octets that no path may hold.
+    """
+    if not raw or raw[0] != 0x2F or raw.translate(None, _PATH) or b"//" in raw:
+        return None
+    if b"%" in raw:
+        decoded = _decode(raw)
+        if decoded is None:
+            return None
+        raw = decoded
+    if b"/." in raw:
+        for segment in raw.split(b"/"):
+            if segment in {b".", b".."}:
+                return None
+    return raw
+
+
+def _decode(raw: bytes) -> bytes | None:
+    parts = raw.split(b"%")
+    out = [parts[0]]
+    for at in range(1, len(parts)):
+        part = parts[at]
+        digits = part[:2]
+        if len(digits) != 2 or digits.translate(None, _HEX):
+            return None
+        octet = int(digits, 16)
+        if octet in _UNRESERVED:
+            out.append(bytes((octet,)))
+        elif octet < 0x20 or octet == 0x7F or octet in b"/\\":
+            return None
+        elif octet == 0x25 and len(part) >= 4 and not part[2:4].translate(None, _HEX):
+            return None  # an escaped escape: whoever decodes twice reads another path
+        else:
+            out.append(b"%" + digits.upper())
+        out.append(part[2:])
+    return b"".join(out)
+
+
+def canonical_authority(raw: bytes) -> tuple[bytes, bytes] | None:
+    """An authority in lower case, and its host without the port (RFC 9110 4.2.3); None: refused (B2, A7)."""
+    lowered = raw.lower()
+    if lowered.startswith(b"["):
+        close = lowered.find(b"]")
+        host, rest = lowered[: close + 1], lowered[close + 1 :]
+        if close < 3 or host[1:-1].translate(None, _HEX + b":."):
+            return None
+    else:
+        colon = lowered.find(b":")
+        host, rest = (lowered, b"") if colon < 0 else (lowered[:colon], lowered[colon:])
+        if not host or len(host) > 253 or host.translate(None, _HOST):
+            return None
+    if rest:
+        port = rest[1:]
+        if rest[0] != 0x3A or not port or len(port) > 5 or port.translate(None, _DIGITS) or int(port) > 65535:
+            return None
+    pair = (lowered, host)
+    if len(raw) <= _MEMO_OCTETS:
+        if len(_AUTHORITIES) >= _MEMO:
+            _AUTHORITIES.clear()
+        _AUTHORITIES[raw] = pair
+    return pair

@@ -1,0 +1,179 @@
+"""One decision for every request with the same facts: a pure function from facts and a snapshot to a frozen value.
+
+    facts ──▶ route ──▶ may they? ──▶ Forward | Reply
+
+A `Snapshot` is everything decisions depend on, compiled: configuration, routes, policy. A change of any of them is a new
+snapshot, built whole and swapped by one reference, with an empty flow table (Open vSwitch's idea: decide once per
+distinct flow, remember). Endpoints are not part of it: they are picked for each request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from flui.model.config import Sidecar
+from flui.model.decision import Decision, Forward, Reply, Why
+from flui.model.events import RequestHead
+from flui.model.fault import Fault
+from flui.model.fields import Field, field
+from flui.model.topology import APP, Cluster, Route
+from flui.policy.base import Policy, Verdict
+from flui.routing.table import Table
+
+INBOUND: Final = "inbound"
+
+Facts = tuple[str, str, bytes, bytes, bytes, tuple[tuple[bytes, ...], ...]]
+"""Listener, principal, method, host, path, and the values of each field that some route reads: what rules look at, and no
+more. What no rule of the listener reads stays empty, so that it does not split flows. A tuple of tuples keeps its borders
+(threats D7: joined keys collide)."""
+
+_NO_VALUES: Final[tuple[tuple[bytes, ...], ...]] = ()
+
+
+class Snapshot:
+    """Everything decisions depend on, compiled. Never changed; its flow table remembers decisions made from it."""
+
+    __slots__ = ("_limit", "_listeners", "clusters", "config", "flows", "identity", "policy", "table", "version")
+
+    def __init__(self, config: Sidecar, policy: Policy, identity: str, version: int) -> None:
+        """Compiles a snapshot.
+
+        Args:
+            config: With every cluster's identity filled in.
+            policy: Compiled policy; one that denies everything when there is none.
+            identity: SPIFFE ID of this sidecar: the principal of what its module sends.
+            version: Number of this snapshot, for logs.
+        """
+        self.config = config
+        self.policy = policy
+        self.identity = identity
+        self.version = version
+        self.clusters: dict[str, Cluster] = {cluster.name: cluster for cluster in config.clusters}
+        self.table = Table(config.routes, self.clusters)
+        self.flows: dict[Facts, Decision] = {}
+        self._limit = config.limits.flows
+        self._listeners = {listener.name: listener for listener in config.listeners}
+
+    def facts(self, listener: str, principal: str, head: RequestHead) -> Facts:
+        """The facts of a validated request."""
+        if listener == INBOUND:
+            return (listener, principal, head.method, b"", head.path, _NO_VALUES)
+        if self.table.reads:
+            return (listener, principal, head.method, head.host, head.path, self._values(head))
+        return (listener, principal, head.method, head.host, head.path, _NO_VALUES)
+
+    def _values(self, head: RequestHead) -> tuple[tuple[bytes, ...], ...]:
+        return tuple(tuple(f.value for f in head.fields if f.name == name) for name in self.table.reads)
+
+    def remember(self, facts: Facts, decision: Decision) -> None:
+        """Adds a decision to the flow table, which is cleared when it is full."""
+        if len(self.flows) >= self._limit:
+            self.flows.clear()
+        self.flows[facts] = decision
+
+    def keeps_forwarded(self, listener: str, principal: str) -> bool:
+        """Whether the caller is an allow-listed hop (threats E1)."""
+        known = self._listeners.get(listener)
+        return known is not None and principal in known.trusted_hops
+
+    def authorizes(self, listener: str) -> bool:
+        """Whether requests of this listener need a rule; an unknown listener does (fail closed)."""
+        known = self._listeners.get(listener)
+        return known is None or known.authorize
+
+
+def decide(facts: Facts, snapshot: Snapshot, now: float) -> Decision:
+    """Decides what becomes of every request with these facts.
+
+    Pure: no await, clock, log or I/O. An exception while deciding denies (threats D5).
+
+    Args:
+        facts: From `Snapshot.facts`, of a request that passed the validator.
+        snapshot: What is in force.
+        now: Monotonic seconds.
+    """
+    del now  # nothing in a decision lapses yet; JWTs and schedules will
+    listener, principal, method, host, path, values = facts
+    try:
+        if listener == INBOUND:
+            return _inbound(snapshot, listener, principal, method, path)
+        return _outbound(snapshot, listener, principal, method, host, path, values)
+    except Exception as error:  # noqa: BLE001 - law: a failure of the decider denies and says so, whatever it was
+        why = Why(listener, "-", "-", f"error while deciding: {type(error).__name__}", principal)
+        return _decision(Reply(Fault.POLICY_UNAVAILABLE), why)
+
+
+def _inbound(snapshot: Snapshot, listener: str, principal: str, method: bytes, path: bytes) -> Decision:
+    service = snapshot.config.service
+    rule = "not required"
+    if snapshot.authorizes(listener):
+        verdict = snapshot.policy.decide(principal, service, method.decode(), path.decode())
+        rule = verdict.rule
+        if not verdict.allowed:
+            return _decision(Reply(_refusal(verdict)), Why(listener, service, "app", rule, principal))
+    why = Why(listener, service, "app", rule, principal)
+    if APP not in snapshot.clusters:
+        return _decision(Reply(Fault.NO_ROUTE), why)
+    add = (field(b"flui-principal", principal.encode()), field(b"flui-roles", ",".join(snapshot.policy.roles(principal)).encode()))
+    return _decision(_forward(snapshot, why, snapshot.config.app_route, add), why)
+
+
+def _outbound(
+    snapshot: Snapshot,
+    listener: str,
+    principal: str,
+    method: bytes,
+    host: bytes,
+    path: bytes,
+    values: tuple[tuple[bytes, ...], ...],
+) -> Decision:
+    table = snapshot.table
+    found: Mapping[bytes, tuple[bytes, ...]] = {table.reads[at]: values[at] for at in range(len(values)) if values[at]}
+    route = table.match(method, host.decode(), path, found)
+    if route is None:
+        return _decision(Reply(Fault.NO_ROUTE), Why(listener, "-", "-", "no route", principal))
+    service = route.to[0].cluster if len(route.to) == 1 else route.name
+    rule = "decided by the receiver"
+    if snapshot.authorizes(listener):
+        for target in route.to:
+            verdict = snapshot.policy.decide(principal, target.cluster, method.decode(), path.decode())
+            rule = verdict.rule
+            if not verdict.allowed:
+                return _decision(Reply(_refusal(verdict)), Why(listener, service, route.name, rule, principal))
+    why = Why(listener, service, route.name, rule, principal)
+    return _decision(_forward(snapshot, why, route, ()), why)
+
+
+def _refusal(verdict: Verdict) -> Fault:
+    return Fault.POLICY_UNAVAILABLE if verdict.failed else Fault.DENIED
+
+
+def _forward(snapshot: Snapshot, why: Why, route: Route, add: tuple[Field, ...]) -> Forward:
+    return Forward(
+        targets=route.to,
+        timeout_s=route.timeout_s,
+        idle_timeout_s=route.idle_timeout_s,
+        key=route.key,
+        add=add,
+        deadline=field(b"flui-deadline", b"%d" % int(route.timeout_s * 1000)) if route.timeout_s else None,
+        keep_forwarded=snapshot.keeps_forwarded(why.listener, why.principal),
+    )
+
+
+def _decision(action: Forward | Reply, why: Why) -> Decision:
+    members = {
+        "listener": why.listener,
+        "service": why.service,
+        "route": why.route,
+        "rule": why.rule,
+        "principal": why.principal,
+    }
+    return Decision(
+        action=action,
+        why=why,
+        expires_at=float("inf"),
+        labels=(why.listener, why.service, why.route),
+        log_text=json.dumps(members, separators=(",", ":"))[1:-1].encode() + b",",
+    )

@@ -1,0 +1,338 @@
+"""One connection of a caller: a socket, a server codec, and the exchanges on it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from flui.codecs.http1 import Http1Server
+from flui.codecs.validate import validate
+from flui.decide import decide
+from flui.downstream.exchange import Exchange
+from flui.identity.svid import SvidError
+from flui.model.decision import Forward, Reply
+from flui.model.events import RequestHead, Reset
+from flui.model.fault import Fault
+from flui.model.fields import Field, field
+from flui.splice import answer
+from flui.transport.alarm import Alarm
+from flui.transport.tls import Peer
+
+if TYPE_CHECKING:
+    from flui.downstream.relay import Gate
+
+_NEVER = float("inf")
+_OPEN = 0
+_LINGERING = 1
+_CLOSING = 2
+
+_LINGER_S = 1.0
+"""How long a connection that ends in a fault is read and ignored, so that the answer is not lost to a reset (RFC 9112 9.6)."""
+
+
+class Downstream(asyncio.Protocol):
+    """One connection of a caller."""
+
+    __slots__ = (
+        "_alarm",
+        "_ending",
+        "_exchanges",
+        "_gate",
+        "_head_since",
+        "_idle_since",
+        "_lost",
+        "_origin",
+        "_reading",
+        "_tls_s",
+        "_used",
+        "codec",
+        "peer",
+        "principal",
+        "relay",
+        "transport",
+    )
+
+    def __init__(self, gate: Gate, accepted_at: float) -> None:
+        """A connection that was accepted.
+
+        Args:
+            gate: The listener it came to, at work.
+            accepted_at: Monotonic seconds; its first head must be complete `header_s` after the handshake.
+        """
+        self._gate = gate
+        self.relay = gate.relay
+        self.codec = Http1Server(gate.relay.limits, b"https" if gate.listener.tls else b"http")
+        self.principal = gate.relay.snapshot.identity
+        """Whom policy is asked about: the certificate's SPIFFE ID, or our own module on a plain listener."""
+        self.peer: Peer | None = None
+        self.transport: asyncio.Transport
+        self._exchanges: dict[int, Exchange] = {}
+        self._alarm = Alarm(gate.relay.loop, self._rang)
+        self._head_since = accepted_at
+        self._idle_since = accepted_at
+        self._tls_s = 0.0
+        self._origin: Field | None = None
+        self._reading = True
+        self._ending = _OPEN
+        self._lost = False
+        self._used = False
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is there, and TLS where the listener speaks it: who calls is settled before an octet is read."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        gate = self._gate
+        now = time.monotonic()
+        if gate.listener.tls:
+            self._tls_s = now - self._head_since
+            try:
+                self.peer = gate.authenticate(transport)
+            except SvidError as error:
+                gate.refused(error)
+                transport.abort()
+                return
+            self.principal = self.peer.principal.name
+            name = transport.get_extra_info("peername")
+            if name:
+                host = f'"[{name[0]}]"' if ":" in name[0] else name[0]
+                self._origin = field(b"forwarded", b"for=%b;proto=https" % host.encode())
+        gate.connections.add(self)
+        self._head_since = self._idle_since = now
+        self._alarm.set(now + self.relay.timeouts.header_s, now)
+
+    def data_received(self, data: bytes) -> None:
+        """Octets from the caller."""
+        if self._ending:
+            return
+        now = time.monotonic()
+        self.codec.receive(data)
+        self.pump(now)
+
+    def eof_received(self) -> bool:
+        """The caller will send no more; what it asked for is still answered where the transport can (plain TCP)."""
+        self.codec.receive_eof()
+        self.pump(time.monotonic())
+        return bool(self._exchanges) and self.peer is None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The caller is gone: everything it asked for stops."""
+        del exc
+        self._lost = True
+        self._alarm.stop()
+        self._gate.connections.discard(self)
+        now = time.monotonic()
+        for exchange in list(self._exchanges.values()):
+            exchange.splice.reset(Fault.CALLER_GONE)
+            self.settle(exchange, now)
+
+    def pause_writing(self) -> None:
+        """The write buffer is above its mark: no credit to the upstream."""
+        self.codec.stall(True)
+
+    def resume_writing(self) -> None:
+        """The write buffer has drained: credit flows again."""
+        self.codec.stall(False)
+        self.pump(time.monotonic())
+
+    # The work.
+
+    def pump(self, now: float) -> None:
+        """Carries out what the caller has said, until it has said no more; then writes once to every socket touched."""
+        codec = self.codec
+        exchanges = self._exchanges
+        while True:
+            events = codec.events()
+            if not events:
+                break
+            for event in events:
+                if isinstance(event, RequestHead):
+                    self._begin(event, now)
+                    continue
+                exchange = exchanges.get(event.stream)
+                if exchange is not None:
+                    exchange.active_at = now
+                    exchange.splice.from_down(event)
+                elif isinstance(event, Reset):
+                    self._refuse(event.stream, event.fault, None)
+            for exchange in list(exchanges.values()) if len(exchanges) != 1 else exchanges.values():
+                self.settle(exchange, now)
+                if not exchanges:
+                    break
+        self._flush(now)
+
+    def settle(self, exchange: Exchange, now: float) -> None:
+        """Carries out what the upstream of `exchange` has said; when that ends the exchange, it is over and recorded."""
+        exchange.pump_up(now)
+        splice = exchange.splice
+        if splice.done and self._exchanges.pop(splice.stream, None) is not None:
+            exchange.finish(now)
+            self._gate.recorder.exchange(splice, now, self._tls_s)
+            self._tls_s = 0.0
+            self._idle_since = now
+
+    def _begin(self, head: RequestHead, now: float) -> None:
+        """A head is complete: it is validated, decided on, and sent on its way or answered."""
+        fault = validate(head)
+        if fault is None and head.protocol:
+            fault = Fault.UPGRADE_REFUSED
+        if fault is not None:
+            self.codec.last()
+            self._refuse(head.stream, fault, head)
+            return
+        self._used = True
+        relay = self.relay
+        snapshot = relay.snapshot
+        facts = snapshot.facts(self._gate.listener.name, self.principal, head)
+        decision = snapshot.flows.get(facts)
+        decide_s = 0.0
+        if decision is None or decision.expires_at <= now:
+            relay.misses += 1
+            begun = time.perf_counter()
+            decision = decide(facts, snapshot, now)
+            snapshot.remember(facts, decision)
+            decide_s = time.perf_counter() - begun
+        else:
+            relay.hits += 1
+        exchange = Exchange(self, head, decision, now, b"" if head.trace else relay.mint(), self._origin)
+        exchange.splice.decide_s = decide_s
+        self._exchanges[head.stream] = exchange
+        if relay.draining:
+            self.codec.last()
+        action = decision.action
+        if isinstance(action, Reply):
+            exchange.splice.fail(action.fault)
+        else:
+            exchange.start(action, now)
+            self._watch(exchange, action, now)
+
+    def _watch(self, exchange: Exchange, forward: Forward, now: float) -> None:
+        at = min(exchange.deadline, now + self.relay.timeouts.body_idle_s)
+        if forward.idle_timeout_s:
+            at = min(at, now + forward.idle_timeout_s)
+        alarm = self._alarm
+        alarm.set(at if len(self._exchanges) == 1 else min(at, alarm.at), now)
+
+    def _refuse(self, stream: int, fault: Fault, head: RequestHead | None) -> None:
+        """Answers what cannot even be decided on, and ends the connection."""
+        octets = 0
+        if fault is not Fault.CALLER_GONE:
+            octets = answer(self.codec, stream, fault, b"", b"")
+        else:
+            self.codec.send(Reset(stream, fault))
+        self._gate.recorder.refused(self._gate.listener.name, self.principal, fault, head, octets, self._tls_s)
+        self._tls_s = 0.0
+
+    def _flush(self, now: float) -> None:
+        codec = self.codec
+        octets = codec.take()
+        if self._lost:
+            return
+        if octets:
+            self.transport.write(octets)
+        if codec.closing:
+            self._end(now)
+        elif codec.reading != self._reading:
+            self._reading = codec.reading
+            if self._reading:
+                self.transport.resume_reading()
+            else:
+                self.transport.pause_reading()
+        if not self._exchanges:
+            self._rest(now)
+
+    def _rest(self, now: float) -> None:
+        """Between exchanges: a head that has begun must be completed, an idle connection ends some time."""
+        if self._ending:
+            return
+        timeouts = self.relay.timeouts
+        if self.codec.started:
+            if self._head_since <= self._idle_since and self._used:
+                self._head_since = now
+            self._alarm.set(self._head_since + timeouts.header_s, now)
+        else:
+            self._alarm.set(self._idle_since + self._patience(), now)
+
+    def _patience(self) -> float:
+        """Seconds that an idle connection is kept."""
+        if self.relay.draining:
+            return self.relay.linger_s
+        return self.relay.timeouts.keepalive_s if self._used else self.relay.timeouts.header_s
+
+    def _end(self, now: float) -> None:
+        """Closes: gently after an answer, so that a caller still sending gets to read it; hard where only that tells the truth."""
+        if self._ending:
+            return
+        if self.codec.truncated:
+            self.transport.abort()
+        elif self.codec.lingers:
+            self._ending = _LINGERING
+            if not self._reading:
+                self._reading = True
+                self.transport.resume_reading()
+            if self.peer is None:
+                self.transport.write_eof()
+            self._alarm.set(now + _LINGER_S, now)
+        else:
+            self._close(now)
+
+    def _close(self, now: float) -> None:
+        """Closes once everything is written, which a caller that does not read cannot put off for ever."""
+        self._ending = _CLOSING
+        self.transport.close()
+        self._alarm.set(now + self.relay.timeouts.body_idle_s, now)
+
+    # Time.
+
+    def _rang(self, due: float) -> None:
+        now = max(due, time.monotonic())
+        if self._lost:
+            return
+        if self._ending == _LINGERING:
+            self._close(now)
+        elif self._ending == _CLOSING:
+            self.transport.abort()
+        elif self._exchanges:
+            look = _NEVER
+            for exchange in list(self._exchanges.values()):
+                look = min(look, exchange.due(now))
+                self.settle(exchange, now)
+            self.pump(now)
+            if self._exchanges:
+                self._alarm.set(look, now)
+        elif self.codec.started:
+            if now >= self._head_since + self.relay.timeouts.header_s:
+                self.codec.fail(Fault.REQUEST_TIMEOUT)
+                self.pump(now)
+            else:
+                self._rest(now)
+        elif now >= self._idle_since + self._patience():
+            self._close(now)
+        else:
+            self._rest(now)
+
+    def drain(self, now: float) -> None:
+        """The sidecar ends: the exchange in progress is the last here; an idle connection goes after a moment."""
+        self.codec.last()
+        if not self._exchanges:
+            self._rest(now)
+
+    def cut(self) -> None:
+        """Ends the connection at once: the credential behind it is void."""
+        self.transport.abort()
+
+    @property
+    def busy(self) -> bool:
+        """Whether an exchange is in progress."""
+        return bool(self._exchanges)
+
+    def describe(self) -> dict[str, object]:
+        """For `/connections`."""
+        peername = self.transport.get_extra_info("peername")
+        return {
+            "peer": f"{peername[0]}:{peername[1]}" if isinstance(peername, tuple) and len(peername) >= 2 else "",
+            "principal": self.principal,
+            "exchanges": len(self._exchanges),
+        }

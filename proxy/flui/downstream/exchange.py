@@ -1,0 +1,195 @@
+"""One exchange at work: finds it an upstream, keeps its time, returns what it borrowed.
+
+decided ──▶ picked ──▶ idle connection ──▶ attached ──▶ done
+              ▲  └──▶ dialling ──▶ connected ─▲
+              └── refused: next endpoint, as long as nothing of the request was sent
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from flui.model.decision import Decision, Forward
+from flui.model.events import RequestHead
+from flui.model.fault import Fault
+from flui.model.fields import Field
+from flui.model.topology import HashKey, KeySource
+from flui.routing.pick import Member
+from flui.splice import Splice
+from flui.upstream.connection import Upstream
+from flui.upstream.pool import ClusterPool, DialError
+
+if TYPE_CHECKING:
+    from flui.downstream.connection import Downstream
+
+_NEVER = float("inf")
+_MIN_RATE = 500
+"""Octets per second below which a request body is a slow attack (threats C8)."""
+
+
+class Exchange:
+    """One request and its response, between a downstream connection and an upstream one."""
+
+    __slots__ = ("_body_checked_at", "_body_seen", "_dialling", "_pool", "_tried", "active_at", "deadline", "down", "splice", "up")
+
+    def __init__(self, down: Downstream, head: RequestHead, decision: Decision, now: float, trace: bytes, origin: Field | None) -> None:
+        self.down = down
+        self.splice = Splice(down.codec, head, decision, now, trace, origin)
+        self.up: Upstream | None = None
+        self.active_at = now
+        """When either side last said something."""
+        self.deadline = _NEVER
+        """When it must be over; monotonic seconds."""
+        self._pool: ClusterPool | None = None
+        self._tried: list[Member] = []
+        self._dialling = False
+        self._body_checked_at = now
+        self._body_seen = 0
+
+    def start(self, forward: Forward, now: float) -> None:
+        """Sends the request to an endpoint, at once if a connection is idle."""
+        head = self.splice.head
+        left = self.splice.left_ms(now)
+        if head.deadline == 0:
+            self.splice.fail(Fault.DEADLINE_PASSED)
+            return
+        if head.deadline >= 0 or forward.timeout_s:
+            self.deadline = now + left / 1000
+        targets = forward.targets
+        target = targets[0] if len(targets) == 1 else self.down.relay.split(targets)
+        pool = self.down.relay.pools.by_name.get(target.cluster)
+        if pool is None:
+            self.splice.fail(Fault.NO_ENDPOINT)
+            return
+        self._pool = pool
+        key = hash_key(forward.key or pool.cluster.balance.key, head, self.down.principal)
+        member = pool.pick(key, self._tried)
+        if member is None:
+            self.splice.fail(Fault.NO_ENDPOINT)
+            return
+        connection = pool.ready(member)
+        if connection is not None:
+            self._attach(connection, member, now)
+        else:
+            self._dialling = True
+            self.down.relay.tasks.start(self._dial(pool, member, key))
+
+    def _attach(self, connection: Upstream, member: Member, now: float) -> None:
+        self.splice.endpoint = member.endpoint.name.encode()
+        self.up = connection
+        connection.owner = self
+        self.splice.attach(connection.codec, now)
+
+    async def _dial(self, pool: ClusterPool, member: Member, key: bytes) -> None:
+        """Tries endpoint after endpoint until one can be connected to; nothing of the request is sent before."""
+        while True:
+            fault = Fault.INTERNAL
+            connection: Upstream | None = None
+            self.splice.endpoint = member.endpoint.name.encode()
+            try:
+                connection = await pool.dial(member)
+            except DialError as error:
+                fault = error.fault
+                self.down.relay.journal_dial(pool.cluster.name, member.endpoint.name, str(error))
+            now = time.monotonic()
+            if self.splice.done:
+                # The caller went, or its deadline passed, while we dialled.
+                if connection is not None:
+                    pool.release(connection, now)
+                else:
+                    pool.leave(member)
+                return
+            if connection is not None:
+                self._dialling = False
+                self._attach(connection, member, now)
+                break
+            pool.leave(member)
+            self._tried.append(member)
+            following = pool.pick(key, self._tried)
+            if following is None:
+                self._dialling = False
+                self.splice.fail(fault)
+                break
+            member = following
+            idle = pool.ready(member)
+            if idle is not None:
+                self._dialling = False
+                self._attach(idle, member, now)
+                break
+        self.down.settle(self, now)
+        self.down.pump(now)
+
+    # What the upstream connection calls.
+
+    def upstream_spoke(self) -> None:
+        """See `Owner`."""
+        now = time.monotonic()
+        self.active_at = now
+        self.down.settle(self, now)
+        self.down.pump(now)
+
+    def upstream_lost(self) -> None:
+        """See `Owner`."""
+        self.upstream_spoke()
+
+    def pump_up(self, now: float) -> bool:
+        """Carries what the upstream said into the splice, and what is ready onto its socket. True if it said anything."""
+        up = self.up
+        if up is None:
+            return False
+        events = up.codec.events()
+        splice = self.splice
+        for event in events:
+            splice.from_up(event, now)
+        up.flush()
+        return bool(events)
+
+    # Time.
+
+    def due(self, now: float) -> float:
+        """Fails the exchange if its time is up; else says when to look again (monotonic seconds)."""
+        forward = self.splice.decision.action
+        assert isinstance(forward, Forward)
+        timeouts = self.down.relay.timeouts
+        if now >= self.deadline:
+            passed = self.splice.head.deadline >= 0 and self.splice.left_ms(now) == 0
+            self.splice.fail(Fault.DEADLINE_PASSED if passed else Fault.UPSTREAM_TIMEOUT)
+            return now
+        if now - self.active_at >= forward.idle_timeout_s > 0:
+            self.splice.fail(Fault.UPSTREAM_TIMEOUT)
+            return now
+        look = min(self.deadline, self.active_at + forward.idle_timeout_s if forward.idle_timeout_s else _NEVER)
+        if not self.splice.request_ended:
+            since = now - self._body_checked_at
+            if since >= timeouts.body_idle_s:
+                if self.down.codec.reading and self.splice.octets_in - self._body_seen < _MIN_RATE * since:
+                    self.down.codec.fail(Fault.REQUEST_TIMEOUT)
+                    return now
+                self._body_checked_at = now
+                self._body_seen = self.splice.octets_in
+            look = min(look, self._body_checked_at + timeouts.body_idle_s)
+        return look
+
+    def finish(self, now: float) -> None:
+        """Gives back what was borrowed. The splice is done."""
+        up = self.up
+        if up is not None and self._pool is not None:
+            self.up = None
+            self._pool.release(up, now)
+
+
+def hash_key(where: HashKey, head: RequestHead, principal: str) -> bytes:
+    """The consistent-hash key of a request, empty when it has none."""
+    source = where.source
+    if source is KeySource.FLUI_KEY:
+        return head.key
+    if source is KeySource.PRINCIPAL:
+        return principal.encode()
+    if source is KeySource.HEADER:
+        for field in head.fields:
+            if field.name == where.name:
+                return field.value
+        return b""
+    parts = head.path.split(b"/")
+    return parts[where.part] if where.part < len(parts) else b""

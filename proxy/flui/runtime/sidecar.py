@@ -1,0 +1,330 @@
+"""One sidecar, wired: configuration, identity and policy in; listeners, pools, admin and watchers out.
+
+    load ──▶ bind ──▶ serve ⟲ (files change: whole new snapshot, one reference swapped)
+                        └─ SIGTERM ──▶ drain: no new connections, exchanges end, then everything closes ──▶ 0
+
+Nothing starts half: whatever is wrong with configuration, certificates, policy or addresses is said at once, before
+the first socket listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from watchfiles import awatch
+
+from flui.decide import Snapshot
+from flui.downstream.listener import Acceptor, bind
+from flui.downstream.relay import Gate, Relay
+from flui.model.config import ConfigError, Problem, Sidecar
+from flui.model.topology import APP, Cluster, Endpoint
+from flui.policy.base import Policy
+from flui.policy.index import DenyAll
+from flui.runtime import views
+from flui.runtime.admin import Admin
+from flui.runtime.configfile import resolve
+from flui.telemetry.journal import Journal, is_terminal
+from flui.telemetry.logwriter import LogWriter, open_log
+from flui.telemetry.meters import RELOADS, Meters
+from flui.telemetry.recorder import Recorder
+from flui.transport.credentials import Credentials, watch
+from flui.transport.tls import still_trusted
+from flui.upstream.pool import ClusterPool, Pools
+
+_TICK_S = 0.2
+_PLAIN_DOMAIN = "local"
+"""Trust domain of a sidecar without certificates: it only has plain-text listeners and clusters."""
+_GC_THRESHOLD = 50_000
+
+
+class Running:
+    """A sidecar that serves. `await start()`, then `await drained()` after `stop()`."""
+
+    def __init__(self, load: Callable[[], Sidecar]) -> None:
+        """Reads everything there is to read.
+
+        Args:
+            load: Reads the configuration; called again on a reload.
+
+        Raises:
+            ConfigError: All that is wrong with configuration, certificates and policy.
+        """
+        self._load = load
+        config = load()
+        self.config = config
+        self.started_at = time.monotonic()
+        self.credentials = Credentials(config.certs, config.service) if config.certs is not None else None
+        self.policy: Policy = _policy(config)
+        self.policy_problems: tuple[Problem, ...] = ()
+        """Why the newest policy files are not in force; empty when they are."""
+        self._stderr = LogWriter(2)
+        self.journal = Journal(self._stderr, time.time, human=is_terminal(), service=config.service)  # noqa: TID251 - the edge
+        self.access_log = open_log(config.access_log)
+        self.meters = Meters()
+        self.ready = False
+        self._generation = 0
+        self._stop = asyncio.Event()
+        self.relay: Relay
+        self.gates: list[Gate] = []
+        self._acceptors: list[Acceptor] = []
+        self._admin = Admin(views.routes(self), self._page_failed)
+
+    # Start.
+
+    async def start(self) -> None:
+        """Binds every address, then serves.
+
+        Raises:
+            ConfigError: An address cannot be listened on; nothing is left open.
+        """
+        config = self.config
+        loop = asyncio.get_running_loop()
+        snapshot = self._snapshot()
+        self.relay = Relay(snapshot, Pools(self._pool), Recorder(self.meters, self.access_log), self.credentials, self.journal, loop)
+        self.relay.pools.update(snapshot.config.clusters)
+        socks: list[socket.socket] = []
+        problems: list[Problem] = []
+        for listener in config.listeners:
+            try:
+                socks.append(bind(listener.address))
+            except OSError as error:
+                what = f"cannot listen on {listener.address} ({error.strerror or error})"
+                problems.append(Problem(config.source or "flags", 0, listener.name, what, "choose an address that is free and ours"))
+        if not problems and config.admin is not None:
+            try:
+                await self._admin.start(config.admin)
+            except ConfigError as error:
+                problems.extend(error.problems)
+        if problems:
+            for sock in socks:
+                sock.close()
+            raise ConfigError(tuple(problems))
+        for listener, sock in zip(config.listeners, socks, strict=True):
+            gate = Gate(self.relay, listener)
+            acceptor = Acceptor(gate, sock)
+            self.gates.append(gate)
+            self._acceptors.append(acceptor)
+        views.register(self)
+        tasks = self.relay.tasks
+        tasks.start(self._tick())
+        if self.credentials is not None:
+            tasks.start(watch(self.credentials, self._certificates_changed, self._certificates_wrong))
+        folders = {str(Path(config.policy).resolve())} if config.policy is not None else set()
+        if config.source:
+            folders.add(str(Path(config.source).resolve().parent))
+        if folders:
+            tasks.start(self._watch(folders))
+        for acceptor in self._acceptors:
+            acceptor.start()
+        self.ready = True
+        self.journal.info(
+            "ready",
+            identity=snapshot.identity,
+            policy=self.policy.version,
+            pid=os.getpid(),
+            **{gate.listener.name: str(acceptor.address) for gate, acceptor in zip(self.gates, self._acceptors, strict=True)},
+            admin=str(self._admin.address or ""),
+        )
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_GC_THRESHOLD, 20, 50)
+
+    def _pool(self, cluster: Cluster) -> ClusterPool:
+        config = self.config
+        return ClusterPool(cluster, self.credentials, config.limits, config.timeouts, self.meters, Random(os.urandom(16)))  # noqa: S311 - balancing
+
+    def _snapshot(self) -> Snapshot:
+        self._generation += 1
+        domain = self.credentials.trust_domain if self.credentials is not None else _PLAIN_DOMAIN
+        identity = self.credentials.principal.name if self.credentials is not None else f"spiffe://{domain}/{self.config.service}"
+        return Snapshot(with_app(resolve(self.config, domain)), self.policy, identity, self._generation)
+
+    # Reloads: build whole, then swap.
+
+    def _swap(self, what: str) -> None:
+        self.relay.replace(self._snapshot())
+        self.meters.count(RELOADS, what, "active")
+        self.journal.info("reloaded", what=what, snapshot=self._generation, policy=self.policy.version)
+
+    def _refused(self, what: str, problems: tuple[Problem, ...]) -> None:
+        self.meters.count(RELOADS, what, "refused")
+        for problem in problems:
+            self.journal.error("reload refused", what=what, file=problem.file, line=problem.line, problem=str(problem))
+
+    async def reload(self) -> None:
+        """Reads configuration and policy again; what is wrong stays out, and what was in force stays in force."""
+        try:
+            config = await asyncio.to_thread(self._load)
+        except ConfigError as error:
+            self._refused("configuration", error.problems)
+            config = self.config
+        if config != self.config:
+            fixed = _unchangeable(self.config, config)
+            if fixed:
+                self._refused("configuration", fixed)
+            else:
+                self.config = config
+                self._swap("configuration")
+        if config.policy is None:
+            return
+        try:
+            policy = await asyncio.to_thread(_policy, config)
+        except ConfigError as error:
+            if error.problems != self.policy_problems:
+                self._refused("policy", error.problems)
+            self.policy_problems = error.problems
+            return
+        self.policy_problems = ()
+        if policy.version != self.policy.version:
+            self.policy = policy
+            self._swap("policy")
+
+    async def _watch(self, folders: set[str]) -> None:
+        async for _ in awatch(*folders, debounce=200, step=50, watch_filter=None, recursive=False):
+            await self.reload()
+
+    def _certificates_changed(self) -> None:
+        """New identity or bundle: new connections use it at once, live ones that it does not cover end now (threats E7)."""
+        credentials = self.credentials
+        assert credentials is not None
+        if self.relay.snapshot.identity != credentials.principal.name:
+            self._swap("certificates")
+        else:
+            self.meters.count(RELOADS, "certificates", "active")
+        cut = self._retrust()
+        self.journal.info("certificates taken up", generation=credentials.generation, connections_closed=cut)
+
+    def _certificates_wrong(self, problems: tuple[Problem, ...]) -> None:
+        self._refused("certificates", problems)
+
+    def _retrust(self) -> int:
+        """Ends connections whose peer is not trusted any more; says how many."""
+        credentials = self.credentials
+        if credentials is None:
+            return 0
+        now = time.time()  # noqa: TID251 - certificates are dated in wall-clock time
+        cut = self.relay.pools.retrust()
+        for gate in self.gates:
+            for connection in list(gate.connections):
+                if connection.peer is not None and still_trusted(connection.peer, credentials, now) is not None:
+                    connection.cut()
+                    cut += 1
+        return cut
+
+    async def _tick(self) -> None:
+        """Small chores, five times a second; once a second those that look at every connection."""
+        turn = 0
+        while True:
+            await asyncio.sleep(_TICK_S)
+            turn += 1
+            if self.access_log is not None:
+                self.access_log.kick()
+            for acceptor in self._acceptors:
+                acceptor.look()
+            if turn % 5 == 0:
+                self.journal.tick()
+                self.relay.pools.sweep(time.monotonic(), self.config.timeouts.keepalive_s * 0.9)
+                self._expire()
+
+    def _expire(self) -> None:
+        now = time.time()  # noqa: TID251 - certificates are dated in wall-clock time
+        lapsed = any(c.peer is not None and c.peer.principal.expires_at <= now for gate in self.gates for c in gate.connections)
+        if lapsed or self.relay.pools.lapsed(now):
+            self.journal.info("certificates expired", connections_closed=self._retrust())
+
+    def _page_failed(self, path: str, error: Exception) -> None:
+        self.journal.error("admin page failed", path=path, error=f"{type(error).__name__}: {error}")
+
+    # The end.
+
+    def stop(self) -> None:
+        """Asks for the end; `drained` carries it out."""
+        self._stop.set()
+
+    async def drained(self) -> None:
+        """Waits for `stop`, lets every exchange end (at most `drain_s`), then closes everything."""
+        await self._stop.wait()
+        relay = self.relay
+        drain_s = self.config.timeouts.drain_s
+        self.ready = False
+        relay.draining = True
+        began = time.monotonic()
+        self.journal.info("draining", connections=sum(len(gate.connections) for gate in self.gates))
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        for gate in self.gates:
+            for connection in list(gate.connections):
+                connection.drain(began)
+        while time.monotonic() - began < drain_s and (
+            any(gate.connections for gate in self.gates) or any(acceptor.busy for acceptor in self._acceptors)
+        ):
+            await asyncio.sleep(0.02)
+        cut = 0
+        for gate in self.gates:
+            for connection in list(gate.connections):
+                cut += connection.busy
+                connection.cut()
+        await relay.tasks.close()
+        relay.pools.close()
+        await asyncio.sleep(0)
+        await self._admin.stop()
+        self.journal.info("stopped", exchanges_cut=cut, seconds=round(time.monotonic() - began, 3))
+        if self.access_log is not None:
+            self.access_log.close(2.0)
+        self._stderr.close(2.0)
+
+    def reopen_logs(self) -> None:
+        """Opens the access log anew at its path (log rotation)."""
+        if self.access_log is not None:
+            self.access_log.reopen()
+
+
+def with_app(config: Sidecar) -> Sidecar:
+    """The configuration with the module beside us as one more cluster."""
+    if config.app is None:
+        return config
+    from dataclasses import replace  # noqa: PLC0415
+
+    app = Cluster(APP, (Endpoint("app", config.app),), local=True)
+    return replace(config, clusters=(*config.clusters, app))
+
+
+def _policy(config: Sidecar) -> Policy:
+    """The policy in force for a configuration.
+
+    Raises:
+        ConfigError: The files cannot be used.
+    """
+    if config.policy is None:
+        return DenyAll("no policy is configured")
+    from flui.policy.casbin import load  # noqa: PLC0415 - pycasbin is loaded only where there is a policy
+    from flui.policy.source import read  # noqa: PLC0415
+
+    return load(read(config.policy)).policy
+
+
+def _unchangeable(old: Sidecar, new: Sidecar) -> tuple[Problem, ...]:
+    """What a reload cannot change: sockets and identity belong to the process."""
+    changed = [
+        name
+        for name, before, after in (
+            ("service", old.service, new.service),
+            ("listeners", old.listeners, new.listeners),
+            ("admin", old.admin, new.admin),
+            ("certs", old.certs, new.certs),
+            ("policy", old.policy, new.policy),
+            ("access_log", old.access_log, new.access_log),
+        )
+        if before != after
+    ]
+    return tuple(
+        Problem(new.source or "flags", 0, name, "cannot change while the sidecar runs", "restart it, or put the old value back")
+        for name in changed
+    )

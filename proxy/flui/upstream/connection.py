@@ -1,0 +1,110 @@
+"""One connection to an endpoint: a socket and a client codec. It belongs to a pool while it is idle, to an exchange while it works."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from flui.codecs.http1 import Http1Client
+from flui.model.config import Limits
+from flui.routing.pick import Member
+from flui.transport.tls import Peer
+
+
+class Owner(Protocol):
+    """Who uses the connection for an exchange."""
+
+    def upstream_spoke(self) -> None:
+        """The codec has events."""
+
+    def upstream_lost(self) -> None:
+        """The connection is gone; the codec has events that say what that means."""
+
+
+class Keeper(Protocol):
+    """Who keeps the connection while it is idle."""
+
+    def forget(self, connection: Upstream) -> None:
+        """The connection is gone or must not be used again."""
+
+
+class Upstream(asyncio.Protocol):
+    """One connection to one endpoint."""
+
+    __slots__ = ("_keeper", "_reading", "codec", "idle_since", "lost", "member", "owner", "peer", "transport")
+
+    def __init__(self, keeper: Keeper, member: Member, limits: Limits) -> None:
+        self._keeper = keeper
+        self.member = member
+        self.codec = Http1Client(limits)
+        self.owner: Owner | None = None
+        self.peer: Peer | None = None
+        """Who proved to be at the other end; None on plain text."""
+        self.transport: asyncio.Transport
+        self.idle_since = 0.0
+        self.lost = False
+        self._reading = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket, and TLS where there is any, is ready. Identity is checked by whoever dialled, before anything is sent."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Octets from the endpoint."""
+        codec = self.codec
+        codec.receive(data)
+        owner = self.owner
+        if owner is not None:
+            owner.upstream_spoke()
+        elif codec.closing:
+            self.close()
+
+    def eof_received(self) -> bool:
+        """The endpoint will send no more."""
+        self._ended()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone."""
+        del exc
+        self.lost = True
+        self._ended()
+
+    def _ended(self) -> None:
+        self.codec.receive_eof()
+        owner = self.owner
+        if owner is not None:
+            owner.upstream_lost()
+        else:
+            self._keeper.forget(self)
+
+    def pause_writing(self) -> None:
+        """The write buffer is above its mark."""
+        self.codec.stall(True)
+
+    def resume_writing(self) -> None:
+        """The write buffer has drained."""
+        self.codec.stall(False)
+        owner = self.owner
+        if owner is not None:
+            owner.upstream_spoke()
+
+    def flush(self) -> None:
+        """Writes what the codec has ready, and reads on only while there is credit."""
+        codec = self.codec
+        octets = codec.take()
+        if octets:
+            self.transport.write(octets)
+        if codec.reading != self._reading:
+            self._reading = codec.reading
+            if self._reading:
+                self.transport.resume_reading()
+            elif not self.lost:
+                self.transport.pause_reading()
+
+    def close(self) -> None:
+        """Ends the connection; octets not yet written are lost, which is right for a request nobody waits for."""
+        self._keeper.forget(self)
+        if not self.lost:
+            self.transport.abort()

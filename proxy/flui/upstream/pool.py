@@ -1,0 +1,239 @@
+"""Connections to the endpoints of each cluster: picked, reused, dialled.
+
+`ready` is the data path: pick a member, pop an idle connection. Only when there is none does `dial` wait for a new one.
+An idle connection waits with its codec between exchanges; it leaves the pool the moment the endpoint closes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+
+from flui.identity.svid import SvidError
+from flui.model.config import Limits, Timeouts
+from flui.model.fault import Fault
+from flui.model.topology import Cluster, Endpoint
+from flui.routing.pick import Member, Picker, picker
+from flui.telemetry.meters import UPSTREAM_CONNECTS, Meters
+from flui.transport.credentials import Credentials
+from flui.transport.tls import expect, peer, still_trusted
+from flui.upstream.connection import Upstream
+
+
+class DialError(Exception):
+    """No connection: why, in our words. Nothing of the request was sent."""
+
+    def __init__(self, fault: Fault, text: str) -> None:
+        super().__init__(text)
+        self.fault = fault
+
+
+class ClusterPool:
+    """The members of one cluster and the idle connections to them."""
+
+    __slots__ = ("_all", "_credentials", "_idle", "_limits", "_meters", "_picker", "_random", "_timeouts", "cluster", "members")
+
+    def __init__(
+        self, cluster: Cluster, credentials: Credentials | None, limits: Limits, timeouts: Timeouts, meters: Meters, random: Random
+    ) -> None:
+        self._credentials = credentials
+        self._limits = limits
+        self._timeouts = timeouts
+        self._meters = meters
+        self._random = random
+        self._idle: dict[Member, list[Upstream]] = {}
+        self._all: set[Upstream] = set()
+        self.members: dict[Endpoint, Member] = {}
+        self.cluster: Cluster
+        self._picker: Picker
+        self.update(cluster)
+
+    def update(self, cluster: Cluster) -> None:
+        """Takes up a new set of endpoints; members that stay keep their connections and their load."""
+        self.cluster = cluster
+        old = self.members
+        self.members = {endpoint: old.get(endpoint) or Member(endpoint) for endpoint in cluster.endpoints}
+        self._picker = picker(cluster, list(self.members.values()), self._random)
+        kept = set(self.members.values())
+        for member in list(self._idle):
+            if member not in kept:
+                for connection in self._idle.pop(member):
+                    connection.close()
+
+    def pick(self, key: bytes, tried: Sequence[Member]) -> Member | None:
+        """The member that takes a request; it counts as loaded until `release` or `leave`."""
+        member = self._picker.pick(key, tried)
+        if member is not None:
+            member.active += 1
+        return member
+
+    def ready(self, member: Member) -> Upstream | None:
+        """An idle connection to `member`, the one used last first; None: dial."""
+        idle = self._idle.get(member)
+        while idle:
+            connection = idle.pop()
+            if connection.codec.reusable and not connection.lost:
+                return connection
+            connection.close()
+        return None
+
+    def leave(self, member: Member) -> None:
+        """`member` was picked and not used after all."""
+        member.active -= 1
+
+    def release(self, connection: Upstream, now: float) -> None:
+        """The exchange on `connection` is over: back to the idle ones if it is in step, else closed."""
+        connection.owner = None
+        connection.idle_since = now
+        member = connection.member
+        member.active -= 1
+        if connection.codec.reusable and not connection.lost and member.endpoint in self.members:
+            idle = self._idle.get(member)
+            if idle is None:
+                idle = self._idle[member] = []
+            idle.append(connection)
+        else:
+            connection.close()
+
+    def forget(self, connection: Upstream) -> None:
+        """See `Keeper`."""
+        self._all.discard(connection)
+        idle = self._idle.get(connection.member)
+        if idle is not None and connection in idle:
+            idle.remove(connection)
+
+    async def dial(self, member: Member) -> Upstream:
+        """Opens a connection to `member` and proves who is there before anything is sent.
+
+        Cancelled, it leaves no socket behind.
+
+        Raises:
+            DialError: refused, timed out, TLS failed, or someone else is there.
+        """
+        cluster = self.cluster
+        outcome = "failed"
+        try:
+            connection = await self._connect(member, cluster)
+            outcome = "connected"
+        except DialError as error:
+            outcome = error.fault.value
+            raise
+        finally:
+            self._meters.count(UPSTREAM_CONNECTS, cluster.name, outcome)
+        self._all.add(connection)
+        return connection
+
+    async def _connect(self, member: Member, cluster: Cluster) -> Upstream:
+        loop = asyncio.get_running_loop()
+        address = member.endpoint.address
+        context: ssl.SSLContext | None = None
+        if cluster.identity is not None:
+            if self._credentials is None:
+                raise DialError(Fault.UPSTREAM_IDENTITY, "no credentials to speak TLS with")
+            context = self._credentials.client_context()
+        try:
+            async with asyncio.timeout(self._timeouts.connect_s):
+                transport, connection = await loop.create_connection(
+                    lambda: Upstream(self, member, self._limits),
+                    address.host,
+                    address.port,
+                    ssl=context,
+                    server_hostname="" if context is not None else None,
+                )
+        except TimeoutError:
+            raise DialError(Fault.CONNECT_TIMEOUT, f"{address}: no connection within {self._timeouts.connect_s:g} s") from None
+        except (ssl.SSLError, ConnectionResetError) as error:
+            raise DialError(Fault.UPSTREAM_REFUSED, f"{address}: {error}") from error
+        except OSError as error:
+            fault = Fault.APP_UNAVAILABLE if cluster.local else Fault.UPSTREAM_REFUSED
+            raise DialError(fault, f"{address}: {error.strerror or error}") from error
+        if cluster.identity is not None:
+            assert self._credentials is not None
+            try:
+                connection.peer = peer(transport.get_extra_info("ssl_object"), self._credentials)
+                expect(connection.peer.principal, cluster.identity)
+            except SvidError as error:
+                transport.abort()
+                raise DialError(Fault.UPSTREAM_IDENTITY, f"{address}: {error}") from error
+        return connection
+
+    def sweep(self, now: float, idle_s: float) -> None:
+        """Closes connections idle for longer than `idle_s`: the endpoint is about to, and a race would cost a request."""
+        for idle in self._idle.values():
+            for connection in [c for c in idle if now - c.idle_since > idle_s]:
+                connection.close()
+
+    def retrust(self, unix_now: float) -> int:
+        """Closes connections whose peer is not trusted any more (bundle changed, certificate expired); says how many."""
+        if self._credentials is None:
+            return 0
+        closed = 0
+        for connection in list(self._all):
+            if connection.peer is not None and still_trusted(connection.peer, self._credentials, unix_now) is not None:
+                connection.close()
+                closed += 1
+        return closed
+
+    def lapsed(self, unix_now: float) -> bool:
+        """Whether the certificate of some connection's peer has expired."""
+        return any(c.peer is not None and c.peer.principal.expires_at <= unix_now for c in self._all)
+
+    def idle_count(self) -> int:
+        """Idle connections."""
+        return sum(len(idle) for idle in self._idle.values())
+
+    def open_count(self) -> int:
+        """All connections."""
+        return len(self._all)
+
+    def close(self) -> None:
+        """Closes every connection."""
+        for connection in list(self._all):
+            connection.close()
+
+
+class Pools:
+    """The pool of every cluster; outlives snapshots, so that a reload keeps connections."""
+
+    __slots__ = ("_make", "by_name")
+
+    def __init__(self, make: Callable[[Cluster], ClusterPool]) -> None:
+        self._make = make
+        self.by_name: dict[str, ClusterPool] = {}
+
+    def update(self, clusters: Iterable[Cluster]) -> None:
+        """Makes the pools those of `clusters`. A cluster whose identity or kind changed starts anew."""
+        wanted = {cluster.name: cluster for cluster in clusters}
+        for name in list(self.by_name):
+            if name not in wanted:
+                self.by_name.pop(name).close()
+        for name, cluster in wanted.items():
+            pool = self.by_name.get(name)
+            if pool is None or pool.cluster.identity != cluster.identity or pool.cluster.local != cluster.local:
+                if pool is not None:
+                    pool.close()
+                self.by_name[name] = self._make(cluster)
+            elif pool.cluster != cluster:
+                pool.update(cluster)
+
+    def close(self) -> None:
+        """Closes every connection of every cluster."""
+        for pool in self.by_name.values():
+            pool.close()
+
+    def sweep(self, now: float, idle_s: float) -> None:
+        """See `ClusterPool.sweep`."""
+        for pool in self.by_name.values():
+            pool.sweep(now, idle_s)
+
+    def lapsed(self, unix_now: float) -> bool:
+        """See `ClusterPool.lapsed`."""
+        return any(pool.lapsed(unix_now) for pool in self.by_name.values())
+
+    def retrust(self) -> int:
+        """See `ClusterPool.retrust`."""
+        unix_now = time.time()  # noqa: TID251 - the edge: certificates are dated in wall-clock time
+        return sum(pool.retrust(unix_now) for pool in self.by_name.values())
