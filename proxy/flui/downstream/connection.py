@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from flui.codecs.http1 import Http1Server
 from flui.codecs.validate import validate
@@ -82,7 +82,7 @@ class Downstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is there, and TLS where the listener speaks it: who calls is settled before an octet is read."""
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's transports are not registered as asyncio's
         self.transport = transport
         gate = self._gate
         now = time.monotonic()

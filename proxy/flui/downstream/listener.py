@@ -6,12 +6,12 @@ is already in that queue and closes the socket, so that a drain resets nobody wh
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
 
 from flui.downstream.relay import Gate
 from flui.model.topology import Address
+from flui.transport.tls import Context
 
 _BACKLOG = 1024
 _ACCEPTS = 64
@@ -111,7 +111,7 @@ class Acceptor:
 
     async def _open(self, sock: socket.socket) -> None:
         gate = self._gate
-        context: ssl.SSLContext | None = None
+        context: Context | None = None
         handshake_s: float | None = None
         if gate.listener.tls:
             assert gate.relay.credentials is not None

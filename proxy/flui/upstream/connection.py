@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Protocol, cast
 
 from flui.codecs.http1 import Http1Client
 from flui.model.config import Limits
@@ -47,7 +47,7 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket, and TLS where there is any, is ready. Identity is checked by whoever dialled, before anything is sent."""
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's transports are not registered as asyncio's
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:

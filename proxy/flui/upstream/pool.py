@@ -19,7 +19,7 @@ from flui.model.topology import Cluster, Endpoint
 from flui.routing.pick import Member, Picker, picker
 from flui.telemetry.meters import UPSTREAM_CONNECTS, Meters
 from flui.transport.credentials import Credentials
-from flui.transport.tls import expect, peer, still_trusted
+from flui.transport.tls import Context, expect, peer, still_trusted
 from flui.upstream.connection import Upstream
 
 
@@ -129,7 +129,7 @@ class ClusterPool:
     async def _connect(self, member: Member, cluster: Cluster) -> Upstream:
         loop = asyncio.get_running_loop()
         address = member.endpoint.address
-        context: ssl.SSLContext | None = None
+        context: Context | None = None
         if cluster.identity is not None:
             if self._credentials is None:
                 raise DialError(Fault.UPSTREAM_IDENTITY, "no credentials to speak TLS with")
