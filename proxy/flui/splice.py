@@ -68,7 +68,7 @@ class Splice:
         self.up: Events | None = None
         self.up_stream = 0
         self._origin = origin
-        self._pending: list[Event] = []
+        self._pending: list[Event] | None = None
         self.request_ended = False
         """The caller has sent the whole request."""
         self.done = False
@@ -97,31 +97,33 @@ class Splice:
 
     def from_down(self, event: Event) -> None:
         """Takes what the caller says after the head."""
-        if isinstance(event, Data):
-            self.octets_in += len(event.chunk)
-        elif isinstance(event, End):
+        if isinstance(event, End):
             self.request_ended = True
+        elif isinstance(event, Data):
+            self.octets_in += len(event.chunk)
         elif isinstance(event, Reset):
             self.reset(event.fault)
             return
         if self.done:
             return
         up = self.up
-        if up is None:
+        if up is not None:
+            event.stream = self.up_stream
+            up.send(event)
+        elif self._pending is None:
+            self._pending = [event]
+        else:
             self._pending.append(event)
-            return
-        event.stream = self.up_stream
-        up.send(event)
 
     def attach(self, up: Events, now: float) -> None:
         """An upstream connection is there: the request goes out, with everything that waited."""
+        forward = self.decision.action
+        assert isinstance(forward, Forward)
         self.up = up
         self.attached_at = now
         self.sent = True
         head = self.head
         fields = head.fields
-        forward = self.decision.action
-        assert isinstance(forward, Forward)
         fields.extend(forward.add)
         if not head.trace:
             fields.append(field(b"traceparent", self.trace))
@@ -129,19 +131,17 @@ class Splice:
             fields.append(field(b"flui-deadline", b"%d" % self.left_ms(now)))
         elif forward.deadline is not None:
             fields.append(forward.deadline)
-        if forward.keep_forwarded and head.forwarded is not None:
+        if head.forwarded is not None and forward.keep_forwarded:
             fields.extend(head.forwarded)
         if self._origin is not None:
             fields.append(self._origin)
-        stream = up.open()
-        self.up_stream = stream
-        head.stream = stream
+        head.stream = self.up_stream = up.open()
         up.send(head)
         pending = self._pending
-        if pending:
-            self._pending = []
+        if pending is not None:
+            self._pending = None
             for event in pending:
-                event.stream = stream
+                event.stream = self.up_stream
                 up.send(event)
 
     def left_ms(self, now: float) -> int:
@@ -198,7 +198,9 @@ class Splice:
             self.down.send(Reset(self.stream, fault))
             return
         self.status = DIALECTS[fault].http
-        answer(self.down, self.stream, fault, self.head.path, self.trace)
+        octets = answer(self.down, self.stream, fault, self.head.path, self.trace)
+        if self.head.method != b"HEAD":
+            self.octets_out = octets
 
     def reset(self, fault: Fault) -> None:
         """The caller broke off, or what it sends is malformed: the upstream is told, the caller answered if it can be."""

@@ -17,12 +17,10 @@ from flui.model.fields import (
     FORWARDED,
     KEPT,
     KEY,
-    PLAIN,
     PROTECTED,
     SINGLETONS,
     TRACE,
     UPGRADE,
-    Field,
     kind_of,
 )
 
@@ -33,7 +31,6 @@ _QUERY: Final = bytes(range(0x21, 0x7F))
 _HEX: Final = b"0123456789abcdefABCDEF"
 _HOST: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 _DIGITS: Final = b"0123456789"
-_LOWER_HEX: Final = b"0123456789abcdef"
 
 _SINGLETON_BITS: Final = sum(1 << kind for kind in SINGLETONS)
 
@@ -60,9 +57,12 @@ def validate(head: RequestHead) -> Fault | None:
     path = _PATHS.get(raw)
     if path is None:
         path = canonical_path(raw)
-        if path is None and not (raw == b"*" and head.method == b"OPTIONS"):
+        if path is not None:
+            _remember(raw, path)
+        elif raw == b"*" and head.method == b"OPTIONS" and not head.query:
+            path = raw  # never remembered: for any other method it is malformed
+        else:
             return Fault.MALFORMED
-        path = _remember(raw, path if path is not None else raw)
     head.path = path
     if head.query and head.query.translate(None, _QUERY):
         return Fault.MALFORMED
@@ -71,42 +71,24 @@ def validate(head: RequestHead) -> Fault | None:
         authority = canonical_authority(head.authority)
         if authority is None:
             return Fault.MALFORMED
-    head.authority = authority[0]
-    head.host = authority[1]
-    return _fields(head)
-
-
-def _remember(raw: bytes, path: bytes) -> bytes:
-    if len(raw) <= _MEMO_OCTETS:
-        if len(_PATHS) >= _MEMO:
-            _PATHS.clear()
-        _PATHS[raw] = path
-    return path
-
-
-def _fields(head: RequestHead) -> Fault | None:
-    """The one pass: hop-by-hop and minted fields go, singletons are counted, what decisions need is picked up."""
-    kept: list[Field] = []
+    head.authority, head.host = authority
+    # The one pass: hop-by-hop and minted fields go, singletons are counted, what decisions need is picked up.
+    fields = head.fields
+    kept = [field for field in fields if field.kind <= KEPT]
+    head.trace = head.key = b""
+    head.deadline = -1
+    head.forwarded = None
     seen = 0
-    dropped: tuple[bytes, ...] = ()
-    for field in head.fields:
+    for field in [field for field in fields if field.kind]:
         kind = field.kind
-        if kind == PLAIN:
-            kept.append(field)
-            continue
         bit = 1 << kind
         if seen & bit & _SINGLETON_BITS:
             return Fault.MALFORMED  # B5: a second value could be the one that somebody behind us reads
         seen |= bit
-        if kind <= KEPT:
-            kept.append(field)
-        elif kind == TRACE:
-            if _is_traceparent(field.value):
-                head.trace = field.value
-                kept.append(field)
+        if kind == TRACE:
+            head.trace = field.value
         elif kind == KEY:
             head.key = field.value
-            kept.append(field)
         elif kind == DEADLINE:
             value = field.value
             if not value or len(value) > 9 or value.translate(None, _DIGITS):
@@ -116,17 +98,23 @@ def _fields(head: RequestHead) -> Fault | None:
             options = connection_options(field.value)
             if options is None:
                 return Fault.MALFORMED
-            dropped += options
+            if options:
+                kept = [field for field in kept if field.name not in options]
         elif kind == FORWARDED:
             if head.forwarded is None:
                 head.forwarded = []
             head.forwarded.append(field)
         elif kind == UPGRADE and b"websocket" in field.value.lower():
             head.protocol = b"websocket"
-    if dropped:
-        kept = [field for field in kept if field.name not in dropped]
     head.fields = kept
     return None
+
+
+def _remember(raw: bytes, path: bytes) -> None:
+    if len(raw) <= _MEMO_OCTETS:
+        if len(_PATHS) >= _MEMO:
+            _PATHS.clear()
+        _PATHS[raw] = path
 
 
 def connection_options(value: bytes) -> tuple[bytes, ...] | None:
@@ -148,18 +136,6 @@ def connection_options(value: bytes) -> tuple[bytes, ...] | None:
             _OPTIONS.clear()
         _OPTIONS[value] = options
     return options
-
-
-def _is_traceparent(value: bytes) -> bool:
-    """W3C Trace Context 3.2.2: version 00, lower-case hex, ids not all zero. Anything else is replaced, not forwarded."""
-    return (
-        len(value) == 55
-        and value[:3] == b"00-"
-        and value[35] == value[52] == 0x2D
-        and not (value[3:35] + value[36:52] + value[53:]).translate(None, _LOWER_HEX)
-        and value[3:35] != b"0" * 32
-        and value[36:52] != b"0" * 16
-    )
 
 
 def canonical_path(raw: bytes) -> bytes | None:
@@ -195,12 +171,14 @@ def _decode(raw: bytes) -> bytes | None:
             out.append(bytes((octet,)))
         elif octet < 0x20 or octet == 0x7F or octet in b"/\\":
             return None
-        elif octet == 0x25 and len(part) >= 4 and not part[2:4].translate(None, _HEX):
-            return None  # an escaped escape: whoever decodes twice reads another path
         else:
             out.append(b"%" + digits.upper())
         out.append(part[2:])
-    return b"".join(out)
+    path = b"".join(out)
+    for part in path.split(b"%25")[1:]:
+        if len(part) >= 2 and not part[:2].translate(None, _HEX):
+            return None  # an escaped escape (`%252f`, `%25%32%66`): whoever decodes twice reads another path
+    return path
 
 
 def canonical_authority(raw: bytes) -> tuple[bytes, bytes] | None:

@@ -11,12 +11,14 @@ from flui.codecs.validate import validate
 from flui.decide import decide
 from flui.downstream.exchange import Exchange
 from flui.identity.svid import SvidError
-from flui.model.decision import Forward, Reply
+from flui.model.decision import Reply
 from flui.model.events import RequestHead, Reset
 from flui.model.fault import Fault
 from flui.model.fields import Field, field
+from flui.model.identity import ANONYMOUS
 from flui.splice import answer
 from flui.transport.alarm import Alarm
+from flui.transport.inbox import INBOX, bound
 from flui.transport.tls import Peer
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ _LINGER_S = 1.0
 """How long a connection that ends in a fault is read and ignored, so that the answer is not lost to a reset (RFC 9112 9.6)."""
 
 
-class Downstream(asyncio.Protocol):
+class Downstream(asyncio.BufferedProtocol):
     """One connection of a caller."""
 
     __slots__ = (
@@ -63,7 +65,7 @@ class Downstream(asyncio.Protocol):
         self._gate = gate
         self.relay = gate.relay
         self.codec = Http1Server(gate.relay.limits, b"https" if gate.listener.tls else b"http")
-        self.principal = gate.relay.snapshot.identity
+        self.principal = ANONYMOUS.name if gate.listener.tls else gate.relay.snapshot.identity
         """Whom policy is asked about: the certificate's SPIFFE ID, or our own module on a plain listener."""
         self.peer: Peer | None = None
         self.transport: asyncio.Transport
@@ -85,6 +87,7 @@ class Downstream(asyncio.Protocol):
         transport = cast("asyncio.Transport", transport)  # uvloop's transports are not registered as asyncio's
         self.transport = transport
         gate = self._gate
+        bound(transport, tls=gate.listener.tls)
         now = time.monotonic()
         if gate.listener.tls:
             self._tls_s = now - self._head_since
@@ -92,6 +95,7 @@ class Downstream(asyncio.Protocol):
                 self.peer = gate.authenticate(transport)
             except SvidError as error:
                 gate.refused(error)
+                self._ending = _CLOSING  # what came with the end of the handshake is not read
                 transport.abort()
                 return
             self.principal = self.peer.principal.name
@@ -101,14 +105,19 @@ class Downstream(asyncio.Protocol):
                 self._origin = field(b"forwarded", b"for=%b;proto=https" % host.encode())
         gate.connections.add(self)
         self._head_since = self._idle_since = now
-        self._alarm.set(now + self.relay.timeouts.header_s, now)
+        self._alarm.by(now + self.relay.timeouts.header_s, now)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where octets from the caller go."""
+        del sizehint
+        return INBOX
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Octets from the caller."""
         if self._ending:
             return
         now = time.monotonic()
-        self.codec.receive(data)
+        self.codec.receive(bytes(INBOX[:nbytes]))
         self.pump(now)
 
     def eof_received(self) -> bool:
@@ -143,10 +152,7 @@ class Downstream(asyncio.Protocol):
         """Carries out what the caller has said, until it has said no more; then writes once to every socket touched."""
         codec = self.codec
         exchanges = self._exchanges
-        while True:
-            events = codec.events()
-            if not events:
-                break
+        while events := codec.events():
             for event in events:
                 if isinstance(event, RequestHead):
                     self._begin(event, now)
@@ -157,16 +163,20 @@ class Downstream(asyncio.Protocol):
                     exchange.splice.from_down(event)
                 elif isinstance(event, Reset):
                     self._refuse(event.stream, event.fault, None)
-            for exchange in list(exchanges.values()) if len(exchanges) != 1 else exchanges.values():
+            for exchange in list(exchanges.values()):
                 self.settle(exchange, now)
-                if not exchanges:
-                    break
         self._flush(now)
 
     def settle(self, exchange: Exchange, now: float) -> None:
         """Carries out what the upstream of `exchange` has said; when that ends the exchange, it is over and recorded."""
-        exchange.pump_up(now)
+        up = exchange.up
         splice = exchange.splice
+        if up is not None:
+            for event in up.codec.events():
+                splice.from_up(event, now)
+            if not splice.done:
+                up.flush()
+                return
         if splice.done and self._exchanges.pop(splice.stream, None) is not None:
             exchange.finish(now)
             self._gate.recorder.exchange(splice, now, self._tls_s)
@@ -205,15 +215,9 @@ class Downstream(asyncio.Protocol):
         if isinstance(action, Reply):
             exchange.splice.fail(action.fault)
         else:
-            exchange.start(action, now)
-            self._watch(exchange, action, now)
-
-    def _watch(self, exchange: Exchange, forward: Forward, now: float) -> None:
-        at = min(exchange.deadline, now + self.relay.timeouts.body_idle_s)
-        if forward.idle_timeout_s:
-            at = min(at, now + forward.idle_timeout_s)
-        alarm = self._alarm
-        alarm.set(at if len(self._exchanges) == 1 else min(at, alarm.at), now)
+            look_at = exchange.start(action, now)
+            if look_at < self._alarm.rings_at:
+                self._alarm.by(look_at, now)
 
     def _refuse(self, stream: int, fault: Fault, head: RequestHead | None) -> None:
         """Answers what cannot even be decided on, and ends the connection."""
@@ -240,20 +244,19 @@ class Downstream(asyncio.Protocol):
                 self.transport.resume_reading()
             else:
                 self.transport.pause_reading()
-        if not self._exchanges:
+        if not self._exchanges and codec.started:
             self._rest(now)
 
     def _rest(self, now: float) -> None:
         """Between exchanges: a head that has begun must be completed, an idle connection ends some time."""
         if self._ending:
             return
-        timeouts = self.relay.timeouts
         if self.codec.started:
             if self._head_since <= self._idle_since and self._used:
                 self._head_since = now
-            self._alarm.set(self._head_since + timeouts.header_s, now)
+            self._alarm.by(self._head_since + self.relay.timeouts.header_s, now)
         else:
-            self._alarm.set(self._idle_since + self._patience(), now)
+            self._alarm.by(self._idle_since + self._patience(), now)
 
     def _patience(self) -> float:
         """Seconds that an idle connection is kept."""
@@ -274,7 +277,7 @@ class Downstream(asyncio.Protocol):
                 self.transport.resume_reading()
             if self.peer is None:
                 self.transport.write_eof()
-            self._alarm.set(now + _LINGER_S, now)
+            self._alarm.by(now + _LINGER_S, now)
         else:
             self._close(now)
 
@@ -282,7 +285,7 @@ class Downstream(asyncio.Protocol):
         """Closes once everything is written, which a caller that does not read cannot put off for ever."""
         self._ending = _CLOSING
         self.transport.close()
-        self._alarm.set(now + self.relay.timeouts.body_idle_s, now)
+        self._alarm.by(now + self.relay.timeouts.body_idle_s, now)
 
     # Time.
 
@@ -301,7 +304,9 @@ class Downstream(asyncio.Protocol):
                 self.settle(exchange, now)
             self.pump(now)
             if self._exchanges:
-                self._alarm.set(look, now)
+                self._alarm.by(look, now)
+            else:
+                self._rest(now)
         elif self.codec.started:
             if now >= self._head_since + self.relay.timeouts.header_s:
                 self.codec.fail(Fault.REQUEST_TIMEOUT)
@@ -316,6 +321,7 @@ class Downstream(asyncio.Protocol):
     def drain(self, now: float) -> None:
         """The sidecar ends: the exchange in progress is the last here; an idle connection goes after a moment."""
         self.codec.last()
+        self._idle_since = max(self._idle_since, now)  # a request may be on its way, however long none came
         if not self._exchanges:
             self._rest(now)
 

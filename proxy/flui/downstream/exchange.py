@@ -31,7 +31,7 @@ _MIN_RATE = 500
 class Exchange:
     """One request and its response, between a downstream connection and an upstream one."""
 
-    __slots__ = ("_body_checked_at", "_body_seen", "_dialling", "_pool", "_tried", "active_at", "deadline", "down", "splice", "up")
+    __slots__ = ("_body_checked_at", "_body_seen", "_pool", "_tried", "active_at", "deadline", "down", "splice", "up")
 
     def __init__(self, down: Downstream, head: RequestHead, decision: Decision, now: float, trace: bytes, origin: Field | None) -> None:
         self.down = down
@@ -42,41 +42,51 @@ class Exchange:
         self.deadline = _NEVER
         """When it must be over; monotonic seconds."""
         self._pool: ClusterPool | None = None
-        self._tried: list[Member] = []
-        self._dialling = False
+        self._tried: tuple[Member, ...] = ()
         self._body_checked_at = now
         self._body_seen = 0
 
-    def start(self, forward: Forward, now: float) -> None:
-        """Sends the request to an endpoint, at once if a connection is idle."""
-        head = self.splice.head
-        left = self.splice.left_ms(now)
-        if head.deadline == 0:
-            self.splice.fail(Fault.DEADLINE_PASSED)
-            return
-        if head.deadline >= 0 or forward.timeout_s:
-            self.deadline = now + left / 1000
+    def start(self, forward: Forward, now: float) -> float:
+        """Sends the request to an endpoint, at once if a connection is idle.
+
+        Returns:
+            When to look at the exchange at the latest (`due`); monotonic seconds.
+        """
+        splice = self.splice
+        head = splice.head
+        relay = self.down.relay
+        if head.deadline >= 0:
+            if head.deadline == 0:
+                splice.fail(Fault.DEADLINE_PASSED)
+                return now
+            self.deadline = now + splice.left_ms(now) / 1000
+        elif forward.timeout_s:
+            self.deadline = now + forward.timeout_s
         targets = forward.targets
-        target = targets[0] if len(targets) == 1 else self.down.relay.split(targets)
-        pool = self.down.relay.pools.by_name.get(target.cluster)
+        target = targets[0] if len(targets) == 1 else relay.split(targets)
+        pool = relay.pools.by_name.get(target.cluster)
         if pool is None:
-            self.splice.fail(Fault.NO_ENDPOINT)
-            return
+            splice.fail(Fault.NO_ENDPOINT)
+            return now
         self._pool = pool
-        key = hash_key(forward.key or pool.cluster.balance.key, head, self.down.principal)
-        member = pool.pick(key, self._tried)
+        key = hash_key(forward.key or pool.cluster.balance.key, head, self.down.principal) if pool.keyed else b""
+        member = pool.pick(key, ())
         if member is None:
-            self.splice.fail(Fault.NO_ENDPOINT)
-            return
+            splice.fail(Fault.NO_ENDPOINT)
+            return now
         connection = pool.ready(member)
         if connection is not None:
             self._attach(connection, member, now)
         else:
-            self._dialling = True
-            self.down.relay.tasks.start(self._dial(pool, member, key))
+            relay.tasks.start(self._dial(pool, member, key))
+        look_at = self.deadline
+        if forward.idle_timeout_s and now + forward.idle_timeout_s < look_at:
+            look_at = now + forward.idle_timeout_s
+        body_idle_s = relay.timeouts.body_idle_s
+        return look_at if look_at < now + body_idle_s else now + body_idle_s
 
     def _attach(self, connection: Upstream, member: Member, now: float) -> None:
-        self.splice.endpoint = member.endpoint.name.encode()
+        self.splice.endpoint = member.label
         self.up = connection
         connection.owner = self
         self.splice.attach(connection.codec, now)
@@ -86,7 +96,7 @@ class Exchange:
         while True:
             fault = Fault.INTERNAL
             connection: Upstream | None = None
-            self.splice.endpoint = member.endpoint.name.encode()
+            self.splice.endpoint = member.label
             try:
                 connection = await pool.dial(member)
             except DialError as error:
@@ -101,20 +111,17 @@ class Exchange:
                     pool.leave(member)
                 return
             if connection is not None:
-                self._dialling = False
                 self._attach(connection, member, now)
                 break
             pool.leave(member)
-            self._tried.append(member)
+            self._tried += (member,)
             following = pool.pick(key, self._tried)
             if following is None:
-                self._dialling = False
                 self.splice.fail(fault)
                 break
             member = following
             idle = pool.ready(member)
             if idle is not None:
-                self._dialling = False
                 self._attach(idle, member, now)
                 break
         self.down.settle(self, now)
@@ -133,18 +140,6 @@ class Exchange:
         """See `Owner`."""
         self.upstream_spoke()
 
-    def pump_up(self, now: float) -> bool:
-        """Carries what the upstream said into the splice, and what is ready onto its socket. True if it said anything."""
-        up = self.up
-        if up is None:
-            return False
-        events = up.codec.events()
-        splice = self.splice
-        for event in events:
-            splice.from_up(event, now)
-        up.flush()
-        return bool(events)
-
     # Time.
 
     def due(self, now: float) -> float:
@@ -153,7 +148,8 @@ class Exchange:
         assert isinstance(forward, Forward)
         timeouts = self.down.relay.timeouts
         if now >= self.deadline:
-            passed = self.splice.head.deadline >= 0 and self.splice.left_ms(now) == 0
+            left = self.splice.head.deadline
+            passed = 0 <= left <= (now - self.splice.begun_at) * 1000
             self.splice.fail(Fault.DEADLINE_PASSED if passed else Fault.UPSTREAM_TIMEOUT)
             return now
         if now - self.active_at >= forward.idle_timeout_s > 0:

@@ -28,7 +28,6 @@ def bind(address: Address) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((address.host, address.port))
         sock.listen(_BACKLOG)
         sock.setblocking(False)
@@ -41,20 +40,17 @@ def bind(address: Address) -> socket.socket:
 class Acceptor:
     """Takes connections from one socket to one gate."""
 
-    __slots__ = ("_accepting", "_gate", "_handshakes", "_sock", "_stopped")
+    __slots__ = ("_accepting", "_gate", "_handshakes", "_sock", "_stopped", "address")
 
     def __init__(self, gate: Gate, sock: socket.socket) -> None:
+        name = sock.getsockname()
+        self.address = Address(name[0], name[1])
+        """Where it listens; the port is the real one when 0 was asked for."""
         self._gate = gate
         self._sock = sock
         self._accepting = False
         self._stopped = False
         self._handshakes = 0
-
-    @property
-    def address(self) -> Address:
-        """Where it listens; the port is the real one when 0 was asked for."""
-        name = self._sock.getsockname()
-        return Address(name[0], name[1])
 
     @property
     def busy(self) -> bool:
@@ -71,8 +67,7 @@ class Acceptor:
         if self._stopped:
             return
         self._stopped = True
-        if self._accepting:
-            self._gate.relay.loop.remove_reader(self._sock.fileno())
+        self._pause()
         while self._accept():
             pass
         self._sock.close()
@@ -88,12 +83,16 @@ class Acceptor:
     def _ready(self) -> None:
         for _ in range(_ACCEPTS):
             if self._full():
-                self._accepting = False
-                self._gate.relay.loop.remove_reader(self._sock.fileno())
+                self._pause()
                 self._gate.relay.journal.warn("too many connections", listener=self._gate.listener.name)
                 return
             if not self._accept():
                 return
+
+    def _pause(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            self._gate.relay.loop.remove_reader(self._sock.fileno())
 
     def _accept(self) -> bool:
         try:
@@ -101,7 +100,9 @@ class Acceptor:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return False
         except OSError as error:
+            # Out of descriptors, most likely. The queue stays readable: `look` tries again, this loop would spin.
             self._gate.relay.journal.error("accept failed", listener=self._gate.listener.name, error=str(error))
+            self._pause()
             return False
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -136,8 +137,8 @@ def _reason(error: ssl.SSLError) -> str:
         return "untrusted"
     if "peer_did_not_return" in name:
         return "no_certificate"
-    if "version" in name or "protocol" in name:
-        return "version"
     if "http_request" in name or "wrong_version" in name:
         return "plaintext"
+    if "version" in name or "protocol" in name:
+        return "version"
     return "handshake"

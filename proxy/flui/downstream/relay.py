@@ -86,9 +86,10 @@ class Relay:
 
     def replace(self, snapshot: Snapshot) -> None:
         """Puts a new snapshot in force; exchanges in progress keep the decision they have."""
-        self.pools.update(snapshot.config.clusters)
-        self.limits = snapshot.config.limits
-        self.timeouts = snapshot.config.timeouts
+        config = snapshot.config
+        self.pools.update(config.clusters, config.limits, config.timeouts)
+        self.limits = config.limits
+        self.timeouts = config.timeouts
         self.snapshot = snapshot
 
     def journal_dial(self, cluster: str, endpoint: str, reason: str) -> None:

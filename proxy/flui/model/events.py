@@ -72,17 +72,18 @@ class RequestHead:
         """Octets of body that will follow: 0 none, `UNKNOWN`, or the declared length."""
         self.protocol = protocol
         """The protocol an extended CONNECT or an Upgrade asks for; empty otherwise."""
-        # What follows is found by the validator in its one pass over the fields.
-        self.host = b""
-        """Authority without its port."""
-        self.trace = b""
-        """A well-formed traceparent, or empty."""
-        self.key = b""
-        """flui-key, or empty."""
-        self.deadline = -1
-        """Milliseconds that the caller leaves us; -1: not said."""
-        self.forwarded: list[Field] | None = None
-        """Forwarded fields of the caller; worth keeping only if the caller is an allow-listed hop."""
+
+    # Found by the validator in its one pass over the fields; not there before.
+    host: bytes
+    """Authority without its port."""
+    trace: bytes
+    """A well-formed traceparent, or empty."""
+    key: bytes
+    """flui-key, or empty."""
+    deadline: int
+    """Milliseconds that the caller leaves us; -1: not said."""
+    forwarded: list[Field] | None
+    """Forwarded fields of the caller; worth keeping only if the caller is an allow-listed hop."""
 
     def __repr__(self) -> str:
         return f"RequestHead({self.stream}, {self.method!r}, {self.authority!r}, {self.path + self.query!r}, length={self.length})"

@@ -16,21 +16,21 @@ LENGTH: Final = 1
 CONTENT_TYPE: Final = 2
 AUTHORIZATION: Final = 3
 EXPECT: Final = 4
-KEPT: Final = 4
-HOST: Final = 5
-CODING: Final = 6
-"""transfer-encoding; its value is exactly `chunked`."""
-CONNECTION: Final = 7
-"""connection: names what must not be forwarded (RFC 9110 7.6.1)."""
-HOP: Final = 8
-"""Other fields that end at this hop."""
-UPGRADE: Final = 9
-OURS: Final = 10
-"""Fields that only a sidecar may mint, and every name that folds to one of them: never taken from a peer."""
-TRACE: Final = 11
-"""traceparent."""
-KEY: Final = 12
+TRACE: Final = 5
+"""A well-formed traceparent; one that is not is OURS, for it is replaced and not forwarded."""
+KEY: Final = 6
 """flui-key: the consistent-hash key."""
+KEPT: Final = 6
+HOST: Final = 7
+CODING: Final = 8
+"""transfer-encoding; its value is exactly `chunked`."""
+CONNECTION: Final = 9
+"""connection: names what must not be forwarded (RFC 9110 7.6.1)."""
+HOP: Final = 10
+"""Other fields that end at this hop."""
+UPGRADE: Final = 11
+OURS: Final = 12
+"""Fields that only a sidecar may mint, and every name that folds to one of them: never taken from a peer."""
 DEADLINE: Final = 13
 """flui-deadline: what is left of the caller's deadline, in milliseconds."""
 FORWARDED: Final = 14
@@ -110,13 +110,32 @@ class Field:
     def __repr__(self) -> str:
         return f"Field({self.name!r}: {self.value!r})"
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Field) and self.name == other.name and self.value == other.value
 
-    def __hash__(self) -> int:
-        return hash((self.name, self.value))
+_LOWER_HEX: Final = b"0123456789abcdef"
+_NO_TRACE: Final = b"0" * 32
+_NO_PARENT: Final = b"0" * 16
+
+
+def _is_traceparent(value: bytes) -> bool:
+    """W3C Trace Context 3.2.2: version 00, lower-case hex, ids not all zero."""
+    return (
+        len(value) == 55
+        and value[:3] == b"00-"
+        and value[35] == value[52] == 0x2D
+        and value.translate(None, _LOWER_HEX) == b"---"
+        and value[3:35] != _NO_TRACE
+        and value[36:52] != _NO_PARENT
+    )
+
+
+def classified(name: bytes, value: bytes) -> Field:
+    """The field of a lower-case name and a value, both known to be clean octets."""
+    kind = kind_of(name)
+    if kind == TRACE and not _is_traceparent(value):
+        kind = OURS
+    return Field(name, value, b"%b: %b\r\n" % (name, value), kind)
 
 
 def field(name: bytes, value: bytes) -> Field:
-    """A field of our own making: lower-case name, value known to be clean."""
-    return Field(name, value, b"%b: %b\r\n" % (name, value), kind_of(name))
+    """A field of our own making, to be sent as it is: lower-case name, value known to be clean."""
+    return Field(name, value, b"%b: %b\r\n" % (name, value), PLAIN)

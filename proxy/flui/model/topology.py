@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-
 APP: Final = "@app"
 """Name of the cluster that is the module beside us; no service can be called so."""
 

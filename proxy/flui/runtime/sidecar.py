@@ -14,7 +14,8 @@ import gc
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from pathlib import Path
 from random import Random
 
@@ -24,7 +25,7 @@ from flui.decide import Snapshot
 from flui.downstream.listener import Acceptor, bind
 from flui.downstream.relay import Gate, Relay
 from flui.model.config import ConfigError, Problem, Sidecar
-from flui.model.topology import APP, Cluster, Endpoint
+from flui.model.topology import APP, Address, Cluster, Endpoint
 from flui.policy.base import Policy
 from flui.policy.index import DenyAll
 from flui.runtime import views
@@ -39,6 +40,7 @@ from flui.transport.tls import still_trusted
 from flui.upstream.pool import ClusterPool, Pools
 
 _TICK_S = 0.2
+_POLL_S = 2.0
 _PLAIN_DOMAIN = "local"
 """Trust domain of a sidecar without certificates: it only has plain-text listeners and clusters."""
 _GC_THRESHOLD = 50_000
@@ -60,16 +62,34 @@ class Running:
         config = load()
         self.config = config
         self.started_at = time.monotonic()
-        self.credentials = Credentials(config.certs, config.service) if config.certs is not None else None
-        self.policy: Policy = _policy(config)
+        problems: list[Problem] = []
+        self.credentials: Credentials | None = None
+        self.policy: Policy = DenyAll("no policy is configured")
+        self.access_log: LogWriter | None = None
+        try:
+            self.credentials = Credentials(config.certs, config.service) if config.certs is not None else None
+        except ConfigError as error:
+            problems.extend(error.problems)
+        try:
+            self.policy = _policy(config)
+        except ConfigError as error:
+            problems.extend(error.problems)
+        try:
+            self.access_log = open_log(config.access_log)
+        except OSError as error:
+            what = f"{config.access_log} cannot be opened ({error.strerror or error})"
+            fix = "write the path of a file that can be appended to, `stdout` or `off`"
+            problems.append(Problem(config.source or "flags", 0, "access_log", what, fix))
+        if problems:
+            raise ConfigError(tuple(problems))
         self.policy_problems: tuple[Problem, ...] = ()
         """Why the newest policy files are not in force; empty when they are."""
         self._stderr = LogWriter(2)
         self.journal = Journal(self._stderr, time.time, human=is_terminal(), service=config.service)  # noqa: TID251 - the edge
-        self.access_log = open_log(config.access_log)
         self.meters = Meters()
         self.ready = False
         self._generation = 0
+        self._reloading = asyncio.Lock()
         self._stop = asyncio.Event()
         self.relay: Relay
         self.gates: list[Gate] = []
@@ -88,7 +108,7 @@ class Running:
         loop = asyncio.get_running_loop()
         snapshot = self._snapshot()
         self.relay = Relay(snapshot, Pools(self._pool), Recorder(self.meters, self.access_log), self.credentials, self.journal, loop)
-        self.relay.pools.update(snapshot.config.clusters)
+        self.relay.pools.update(snapshot.config.clusters, config.limits, config.timeouts)
         socks: list[socket.socket] = []
         problems: list[Problem] = []
         for listener in config.listeners:
@@ -129,7 +149,7 @@ class Running:
             identity=snapshot.identity,
             policy=self.policy.version,
             pid=os.getpid(),
-            **{gate.listener.name: str(acceptor.address) for gate, acceptor in zip(self.gates, self._acceptors, strict=True)},
+            **{name: str(address) for name, address in self.addresses.items()},
             admin=str(self._admin.address or ""),
         )
         gc.collect()
@@ -146,6 +166,11 @@ class Running:
         identity = self.credentials.principal.name if self.credentials is not None else f"spiffe://{domain}/{self.config.service}"
         return Snapshot(with_app(resolve(self.config, domain)), self.policy, identity, self._generation)
 
+    @property
+    def addresses(self) -> dict[str, Address]:
+        """Where each listener really listens, by its name: the system has chosen the port where 0 was asked for."""
+        return {gate.listener.name: acceptor.address for gate, acceptor in zip(self.gates, self._acceptors, strict=True)}
+
     # Reloads: build whole, then swap.
 
     def _swap(self, what: str) -> None:
@@ -160,6 +185,10 @@ class Running:
 
     async def reload(self) -> None:
         """Reads configuration and policy again; what is wrong stays out, and what was in force stays in force."""
+        async with self._reloading:  # or the files as they were could replace the files as they are
+            await self._reload()
+
+    async def _reload(self) -> None:
         try:
             config = await asyncio.to_thread(self._load)
         except ConfigError as error:
@@ -187,8 +216,14 @@ class Running:
             self._swap("policy")
 
     async def _watch(self, folders: set[str]) -> None:
-        async for _ in awatch(*folders, debounce=200, step=50, watch_filter=None, recursive=False):
-            await self.reload()
+        """Reloads whenever the files are others. What else is written in their folders (a log, say) costs a few `stat`s."""
+        seen = _stamps(self.config)
+        async with aclosing(_ticks(folders)) as ticks:
+            async for _ in ticks:
+                now = _stamps(self.config)
+                if now != seen:
+                    seen = now
+                    await self.reload()
 
     def _certificates_changed(self) -> None:
         """New identity or bundle: new connections use it at once, live ones that it does not cover end now (threats E7)."""
@@ -308,6 +343,38 @@ def _policy(config: Sidecar) -> Policy:
     from flui.policy.source import read  # noqa: PLC0415
 
     return load(read(config.policy)).policy
+
+
+def _stamps(config: Sidecar) -> list[tuple[str, int, int, int]]:
+    """What tells that a file of the configuration or the policy is another one."""
+    files = [Path(config.source)] if config.source else []
+    if config.policy is not None:
+        files.append(Path(config.policy, "model.conf"))
+        files.extend(sorted(Path(config.policy).glob("*.csv")))
+    stamps: list[tuple[str, int, int, int]] = []
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError:
+            stamps.append((str(file), 0, 0, 0))
+        else:
+            stamps.append((str(file), stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return stamps
+
+
+async def _ticks(folders: set[str]) -> AsyncGenerator[None, None]:
+    """Something may have changed: after each notification, and every `_POLL_S`, as network file systems and replaced folders tell nobody."""
+    while True:
+        try:
+            changes = awatch(
+                *folders, watch_filter=None, debounce=200, step=50, rust_timeout=int(_POLL_S * 1000), yield_on_timeout=True, recursive=False
+            )
+            async with aclosing(changes):
+                async for _ in changes:
+                    yield
+        except (OSError, RuntimeError):
+            await asyncio.sleep(_POLL_S)
+            yield
 
 
 def _unchangeable(old: Sidecar, new: Sidecar) -> tuple[Problem, ...]:

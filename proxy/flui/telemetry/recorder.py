@@ -62,7 +62,7 @@ class Recorder:
                     splice.octets_out,
                     tls_s,
                     splice.decide_s,
-                    attached - begun - splice.decide_s if attached else 0.0,
+                    attached - begun - splice.decide_s if attached > begun else 0.0,
                     first - attached if first else 0.0,
                     now - begun,
                 )

@@ -8,6 +8,7 @@ from typing import Protocol, cast
 from flui.codecs.http1 import Http1Client
 from flui.model.config import Limits
 from flui.routing.pick import Member
+from flui.transport.inbox import INBOX, bound
 from flui.transport.tls import Peer
 
 
@@ -28,13 +29,14 @@ class Keeper(Protocol):
         """The connection is gone or must not be used again."""
 
 
-class Upstream(asyncio.Protocol):
+class Upstream(asyncio.BufferedProtocol):
     """One connection to one endpoint."""
 
-    __slots__ = ("_keeper", "_reading", "codec", "idle_since", "lost", "member", "owner", "peer", "transport")
+    __slots__ = ("_keeper", "_reading", "_tls", "codec", "idle_since", "lost", "member", "owner", "peer", "transport")
 
-    def __init__(self, keeper: Keeper, member: Member, limits: Limits) -> None:
+    def __init__(self, keeper: Keeper, member: Member, limits: Limits, *, tls: bool) -> None:
         self._keeper = keeper
+        self._tls = tls
         self.member = member
         self.codec = Http1Client(limits)
         self.owner: Owner | None = None
@@ -49,11 +51,17 @@ class Upstream(asyncio.Protocol):
         """The socket, and TLS where there is any, is ready. Identity is checked by whoever dialled, before anything is sent."""
         transport = cast("asyncio.Transport", transport)  # uvloop's transports are not registered as asyncio's
         self.transport = transport
+        bound(transport, tls=self._tls)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where octets from the endpoint go."""
+        del sizehint
+        return INBOX
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Octets from the endpoint."""
         codec = self.codec
-        codec.receive(data)
+        codec.receive(bytes(INBOX[:nbytes]))
         owner = self.owner
         if owner is not None:
             owner.upstream_spoke()

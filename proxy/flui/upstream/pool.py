@@ -10,12 +10,13 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from random import Random
 
 from flui.identity.svid import SvidError
 from flui.model.config import Limits, Timeouts
 from flui.model.fault import Fault
-from flui.model.topology import Cluster, Endpoint
+from flui.model.topology import Cluster, Endpoint, Policy
 from flui.routing.pick import Member, Picker, picker
 from flui.telemetry.meters import UPSTREAM_CONNECTS, Meters
 from flui.transport.credentials import Credentials
@@ -34,7 +35,7 @@ class DialError(Exception):
 class ClusterPool:
     """The members of one cluster and the idle connections to them."""
 
-    __slots__ = ("_all", "_credentials", "_idle", "_limits", "_meters", "_picker", "_random", "_timeouts", "cluster", "members")
+    __slots__ = ("_all", "_credentials", "_current", "_idle", "_limits", "_meters", "_picker", "_random", "_timeouts", "cluster", "keyed", "members")
 
     def __init__(
         self, cluster: Cluster, credentials: Credentials | None, limits: Limits, timeouts: Timeouts, meters: Meters, random: Random
@@ -47,7 +48,10 @@ class ClusterPool:
         self._idle: dict[Member, list[Upstream]] = {}
         self._all: set[Upstream] = set()
         self.members: dict[Endpoint, Member] = {}
+        self._current: set[Member]
         self.cluster: Cluster
+        self.keyed: bool
+        """Picks depend on the request's key."""
         self._picker: Picker
         self.update(cluster)
 
@@ -57,7 +61,8 @@ class ClusterPool:
         old = self.members
         self.members = {endpoint: old.get(endpoint) or Member(endpoint) for endpoint in cluster.endpoints}
         self._picker = picker(cluster, list(self.members.values()), self._random)
-        kept = set(self.members.values())
+        kept = self._current = set(self.members.values())
+        self.keyed = cluster.balance.policy is Policy.RING
         for member in list(self._idle):
             if member not in kept:
                 for connection in self._idle.pop(member):
@@ -73,12 +78,7 @@ class ClusterPool:
     def ready(self, member: Member) -> Upstream | None:
         """An idle connection to `member`, the one used last first; None: dial."""
         idle = self._idle.get(member)
-        while idle:
-            connection = idle.pop()
-            if connection.codec.reusable and not connection.lost:
-                return connection
-            connection.close()
-        return None
+        return idle.pop() if idle else None
 
     def leave(self, member: Member) -> None:
         """`member` was picked and not used after all."""
@@ -90,7 +90,7 @@ class ClusterPool:
         connection.idle_since = now
         member = connection.member
         member.active -= 1
-        if connection.codec.reusable and not connection.lost and member.endpoint in self.members:
+        if connection.codec.reusable and not connection.lost and member in self._current:
             idle = self._idle.get(member)
             if idle is None:
                 idle = self._idle[member] = []
@@ -117,6 +117,10 @@ class ClusterPool:
         outcome = "failed"
         try:
             connection = await self._connect(member, cluster)
+            if connection.lost or not connection.codec.reusable:
+                # It hung up, or spoke, before it was asked: nothing was sent, so the next endpoint may have the request.
+                connection.close()
+                raise DialError(Fault.UPSTREAM_REFUSED, f"{member.endpoint.address}: closed as soon as it was open")
             outcome = "connected"
         except DialError as error:
             outcome = error.fault.value
@@ -137,7 +141,7 @@ class ClusterPool:
         try:
             async with asyncio.timeout(self._timeouts.connect_s):
                 transport, connection = await loop.create_connection(
-                    lambda: Upstream(self, member, self._limits),
+                    lambda: Upstream(self, member, self._limits, tls=context is not None),
                     address.host,
                     address.port,
                     ssl=context,
@@ -159,6 +163,15 @@ class ClusterPool:
                 transport.abort()
                 raise DialError(Fault.UPSTREAM_IDENTITY, f"{address}: {error}") from error
         return connection
+
+    def tune(self, limits: Limits, timeouts: Timeouts) -> None:
+        """Takes up new numbers, for connections opened from now on."""
+        self._limits = limits
+        self._timeouts = timeouts
+
+    def retire(self) -> None:
+        """Serves no new request; connections in use end with their exchange."""
+        self.update(replace(self.cluster, endpoints=()))
 
     def sweep(self, now: float, idle_s: float) -> None:
         """Closes connections idle for longer than `idle_s`: the endpoint is about to, and a race would cost a request."""
@@ -198,42 +211,52 @@ class ClusterPool:
 class Pools:
     """The pool of every cluster; outlives snapshots, so that a reload keeps connections."""
 
-    __slots__ = ("_make", "by_name")
+    __slots__ = ("_make", "_retired", "by_name")
 
     def __init__(self, make: Callable[[Cluster], ClusterPool]) -> None:
         self._make = make
+        self._retired: list[ClusterPool] = []
         self.by_name: dict[str, ClusterPool] = {}
 
-    def update(self, clusters: Iterable[Cluster]) -> None:
-        """Makes the pools those of `clusters`. A cluster whose identity or kind changed starts anew."""
+    def update(self, clusters: Iterable[Cluster], limits: Limits, timeouts: Timeouts) -> None:
+        """Makes the pools those of `clusters`. A cluster whose identity or kind changed starts anew; exchanges under way end as they began."""
         wanted = {cluster.name: cluster for cluster in clusters}
         for name in list(self.by_name):
             if name not in wanted:
-                self.by_name.pop(name).close()
+                self._retire(self.by_name.pop(name))
         for name, cluster in wanted.items():
             pool = self.by_name.get(name)
             if pool is None or pool.cluster.identity != cluster.identity or pool.cluster.local != cluster.local:
                 if pool is not None:
-                    pool.close()
+                    self._retire(pool)
                 self.by_name[name] = self._make(cluster)
-            elif pool.cluster != cluster:
-                pool.update(cluster)
+            else:
+                pool.tune(limits, timeouts)
+                if pool.cluster != cluster:
+                    pool.update(cluster)
+
+    def _retire(self, pool: ClusterPool) -> None:
+        pool.retire()
+        self._retired = [retired for retired in (*self._retired, pool) if retired.open_count()]
+
+    def _every(self) -> tuple[ClusterPool, ...]:
+        return (*self.by_name.values(), *self._retired)
 
     def close(self) -> None:
         """Closes every connection of every cluster."""
-        for pool in self.by_name.values():
+        for pool in self._every():
             pool.close()
 
     def sweep(self, now: float, idle_s: float) -> None:
         """See `ClusterPool.sweep`."""
-        for pool in self.by_name.values():
+        for pool in self._every():
             pool.sweep(now, idle_s)
 
     def lapsed(self, unix_now: float) -> bool:
         """See `ClusterPool.lapsed`."""
-        return any(pool.lapsed(unix_now) for pool in self.by_name.values())
+        return any(pool.lapsed(unix_now) for pool in self._every())
 
     def retrust(self) -> int:
         """See `ClusterPool.retrust`."""
         unix_now = time.time()  # noqa: TID251 - the edge: certificates are dated in wall-clock time
-        return sum(pool.retrust(unix_now) for pool in self.by_name.values())
+        return sum(pool.retrust(unix_now) for pool in self._every())

@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import Final, assert_never
 
 from flui.codecs.http1.body import Body
-from flui.codecs.http1.lines import FIELDS, STATUS_LINES, Malformed, parse_field, parse_status_line
+from flui.codecs.http1.lines import STATUS_LINES, Malformed, parse_fields, parse_status_line
 from flui.model.config import Limits
 from flui.model.events import UNKNOWN, Credit, Data, End, Event, RequestHead, Reset, ResponseHead
 from flui.model.fault import Fault
-from flui.model.fields import CODING, CONNECTION, LENGTH, Field
+from flui.model.fields import CODING, CONNECTION, LENGTH
 
 _IDLE: Final = 0
 _HEAD: Final = 1
@@ -99,7 +99,7 @@ class Http1Client:
     def receive_eof(self) -> None:
         """The upstream will send no more: the end of a close-delimited body, else the end of the connection."""
         self.closing = True
-        if self._state == _BODY and self._in:
+        if self._state == _BODY and self._in and not self._body.credit:
             return  # octets wait for credit; `_advance` ends the exchange when they are gone
         if self._state == _BODY and self._body.eof(self._stream, self._events):
             self._state = _DONE
@@ -136,8 +136,8 @@ class Http1Client:
         self._in = data
         if self._state == _BODY:
             self.reading = self._body.credit > 0
-            if self.closing and not data:
-                self.receive_eof()
+            if self.closing and (not data or self._body.credit):
+                self.receive_eof()  # all that had come before the end is read: what is missing now stays missing
         else:
             self.reading = True
 
@@ -149,30 +149,26 @@ class Http1Client:
         line = lines[0]
         known = STATUS_LINES.get(line)
         minor, status = known if known is not None else parse_status_line(line)
+        del lines[0]
+        fields = parse_fields(lines)
         length = UNKNOWN
         chunked = False
         persistent = minor == 1
-        fields: list[Field] = []
-        memo = FIELDS
-        for at in range(1, len(lines)):
-            line = lines[at]
-            kept = memo.get(line)
-            field = kept if kept is not None else parse_field(line)
+        for field in [field for field in fields if field.kind]:
             kind = field.kind
-            if kind:
-                if kind == LENGTH:
-                    if length != UNKNOWN:
-                        raise Malformed(Fault.UPSTREAM_MALFORMED)
-                    length = int(field.value)
-                    if status == 204:
-                        continue  # RFC 9110 8.6: a 204 has none; some clients would wait for the body
-                elif kind == CODING:
-                    if chunked or not minor:
-                        raise Malformed(Fault.UPSTREAM_MALFORMED)
-                    chunked = True
-                elif kind == CONNECTION and b"close" in field.value.lower():
-                    persistent = False
-            fields.append(field)
+            if kind == LENGTH:
+                if length != UNKNOWN:
+                    raise Malformed(Fault.UPSTREAM_MALFORMED)
+                length = int(field.value)
+            elif kind == CODING:
+                if chunked or not minor:
+                    raise Malformed(Fault.UPSTREAM_MALFORMED)
+                chunked = True
+            elif kind == CONNECTION and b"close" in field.value.lower():
+                persistent = False
+        if length != UNKNOWN and (status == 204 or status < 200):
+            # RFC 9110 8.6: a 204 or an interim response has none; some callers would wait for the body
+            fields = [field for field in fields if field.kind != LENGTH]
         if chunked and length != UNKNOWN:
             raise Malformed(Fault.UPSTREAM_MALFORMED)
         if status < 200:
@@ -242,6 +238,7 @@ class Http1Client:
             self._state = _DONE
             self.closing = True
             self.truncated = True
+            self._out = []  # what was not written yet need not be: nobody waits for its answer
         elif isinstance(event, ResponseHead):
             raise AssertionError("a client sends no responses")
         else:

@@ -7,10 +7,10 @@ Everything here is linear in the length of the line: no regular expression sees 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
 from flui.model.fault import Fault
-from flui.model.fields import CODING, LENGTH, Field, kind_of
+from flui.model.fields import CODING, LENGTH, Field, classified
 
 _TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 """RFC 9110 5.6.2 tchar."""
@@ -60,6 +60,18 @@ STATUS_LINES: Final[dict[bytes, tuple[int, int]]] = {}
 """Memo of status lines: (minor version, status)."""
 
 
+def parse_fields(lines: list[bytes]) -> list[Field]:
+    """Parses field lines, most of which are known.
+
+    Raises:
+        Malformed: see `parse_field`.
+    """
+    found = list(map(FIELDS.get, lines))
+    if all(found):  # a Field is always true
+        return cast("list[Field]", found)
+    return [known if known is not None else parse_field(line) for known, line in zip(found, lines, strict=True)]
+
+
 def parse_field(line: bytes) -> Field:
     """Parses one field line (RFC 9112 5) and remembers it.
 
@@ -74,12 +86,11 @@ def parse_field(line: bytes) -> Field:
     if value.translate(None, _VALUE):
         raise Malformed(Fault.MALFORMED)
     name = name.lower()
-    kind = kind_of(name)
-    if kind == LENGTH:
-        value = _canonical_length(value)
-    elif kind == CODING:
-        value = _coding(value)
-    field = Field(name, value, b"%b: %b\r\n" % (name, value), kind)
+    field = classified(name, value)
+    if field.kind == LENGTH:
+        field = classified(name, _canonical_length(value))
+    elif field.kind == CODING:
+        field = classified(name, _coding(value))
     if len(line) <= _MEMO_OCTETS:
         if len(FIELDS) >= _MEMO_LINES:
             FIELDS.clear()

@@ -13,11 +13,12 @@ from http import HTTPStatus
 from typing import Final, assert_never
 
 from flui.codecs.http1.body import Body
-from flui.codecs.http1.lines import FIELDS, REQUEST_LINES, Malformed, RequestLine, parse_field, parse_request_line
+from flui.codecs.http1.lines import REQUEST_LINES, Malformed, RequestLine, parse_fields, parse_request_line
+from flui.codecs.validate import canonical_authority
 from flui.model.config import Limits
 from flui.model.events import UNKNOWN, Credit, Data, End, Event, RequestHead, Reset, ResponseHead
 from flui.model.fault import Fault
-from flui.model.fields import CODING, CONNECTION, HOST, LENGTH, Field
+from flui.model.fields import CODING, CONNECTION, HOST, LENGTH
 
 _HEAD: Final = 0
 _BODY: Final = 1
@@ -37,6 +38,7 @@ class Http1Server:
         "_body",
         "_chunked",
         "_close",
+        "_eof",
         "_events",
         "_in",
         "_left",
@@ -76,6 +78,7 @@ class Http1Server:
         self._stream = 0
         self._minor = 1
         self._close = False
+        self._eof = False
         self._bodiless = False
         self._chunked = False
         self._left = 0
@@ -93,13 +96,13 @@ class Http1Server:
 
     @property
     def idle(self) -> bool:
-        """Between exchanges, with nothing of the next one received."""
-        return self._state == _HEAD and not self._in
+        """Between exchanges, with nothing of the next one received (an empty line is nothing, RFC 9112 2.2)."""
+        return self._state == _HEAD and (not self._in or self._in == b"\r\n")
 
     @property
     def started(self) -> bool:
         """A head has begun to arrive and is not complete."""
-        return self._state == _HEAD and bool(self._in)
+        return self._state == _HEAD and bool(self._in) and self._in != b"\r\n"
 
     def open(self) -> int:
         """A server never opens an exchange."""
@@ -115,15 +118,16 @@ class Http1Server:
         """Takes octets as they come. What is wrong becomes a Reset with its Fault, after which nothing more is read."""
         if self._state == _DONE:
             return
-        if self._in:
-            data = self._in + data
-        self._advance(data)
+        self._advance(self._in + data if self._in else data)
 
     def receive_eof(self) -> None:
         """The peer will send no more. A response in progress goes on (half-close); a request cut short is dead."""
+        self._close = True
+        if self._state == _BODY and self._in and not self._body.credit:
+            self._eof = True  # octets wait for credit; `_see_reading` finds out whether they are all that was to come
+            return
         if self._state == _BODY or self.started:
             self._fail(Fault.CALLER_GONE)
-        self._close = True
         if self._state == _HEAD:
             self.closing = True
         self._in = b""
@@ -134,9 +138,6 @@ class Http1Server:
                 if self._state == _HEAD:
                     end = data.find(b"\r\n\r\n", self._scanned)
                     if end < 0:
-                        if data[0] == 0x0D and data[:2] == b"\r\n" and len(data) > 2:
-                            data = data[2:]  # RFC 9112 2.2: one empty line before a request is ignored
-                            continue
                         self._incomplete(data)
                         break
                     self._scanned = 0
@@ -160,73 +161,75 @@ class Http1Server:
     def _see_reading(self) -> None:
         if self._state == _BODY:
             self.reading = self._body.credit > 0
+            if self._eof and (self.reading or not self._in):
+                self._fail(Fault.CALLER_GONE)
         else:
             self.reading = self._state != _WAIT or not self._in
 
     def _incomplete(self, data: bytes) -> None:
         """Bounds a head that has not ended yet, and refuses at once what can never become one."""
         limits = self._limits
-        line_end = data.find(b"\r\n", 0, limits.target_octets + 64)
-        if line_end < 0 and len(data) > limits.target_octets + 64:
+        size = len(data)
+        new = self._scanned
+        if data.count(b"\n", new) != data.count(b"\r\n", max(0, new - 1)) or data.count(b"\r", new, size - 1) != data.count(b"\r\n", new):
+            raise Malformed(Fault.MALFORMED)  # A5: one that ends its lines otherwise would wait for us, and we for it
+        begin = 2 if data.startswith(b"\r\n") else 0
+        line_end = data.find(b"\r\n", begin)
+        if (line_end if line_end >= 0 else size - 1) - begin > limits.target_octets:
             raise Malformed(Fault.TARGET_TOO_LONG)
-        if len(data) > limits.head_octets:
+        if size - begin > limits.head_octets + 3:
             raise Malformed(Fault.HEAD_TOO_LARGE)
-        if line_end > 0 and data[:line_end] not in REQUEST_LINES:
-            parse_request_line(data[:line_end])
-        elif data[0] in b"\x16\x80":
+        if line_end >= 0:
+            if data[begin:line_end] not in REQUEST_LINES:
+                parse_request_line(data[begin:line_end])
+        elif data[begin : begin + 1] in {b"\x16", b"\x80"}:
             # A TLS ClientHello on a plain port, or SSLv2: nothing in it will ever be a request line.
             raise Malformed(Fault.MALFORMED)
-        self._scanned = max(0, len(data) - 3)
+        self._scanned = max(0, size - 3)
 
     def _head(self, octets: bytes) -> None:
         limits = self._limits
-        if len(octets) > limits.head_octets:
-            raise Malformed(Fault.HEAD_TOO_LARGE)
+        size = len(octets)
         lines = octets.split(b"\r\n")
         line = lines[0]
-        if not line and len(lines) > 1:
+        if not line and len(lines) > 1:  # RFC 9112 2.2: one empty line before a request is ignored
             del lines[0]
             line = lines[0]
-        if len(lines) - 1 > limits.fields:
-            raise Malformed(Fault.HEAD_TOO_LARGE)
-        known = REQUEST_LINES.get(line)
-        request: RequestLine = known if known is not None else parse_request_line(line)
+            size -= 2
         if len(line) > limits.target_octets:
             raise Malformed(Fault.TARGET_TOO_LONG)
+        known = REQUEST_LINES.get(line)
+        request: RequestLine = known if known is not None else parse_request_line(line)
+        if size > limits.head_octets or len(lines) - 1 > limits.fields:
+            raise Malformed(Fault.HEAD_TOO_LARGE)
         self._minor = minor = request.minor
         if not minor:
             self._close = True
+        del lines[0]
+        fields = parse_fields(lines)
         host = b""
         length = 0
         has_length = chunked = has_host = False
-        fields: list[Field] = []
-        memo = FIELDS
-        for at in range(1, len(lines)):
-            line = lines[at]
-            kept = memo.get(line)
-            field = kept if kept is not None else parse_field(line)
+        for field in [field for field in fields if field.kind]:
             kind = field.kind
-            if kind:
-                if kind == LENGTH:
-                    if has_length:
-                        raise Malformed(Fault.MALFORMED)  # RFC 9112 6.3(5): two lines are two answers
-                    has_length = True
-                    length = int(field.value)
-                elif kind == HOST:
-                    if has_host:
-                        raise Malformed(Fault.MALFORMED)  # RFC 9112 3.2
-                    has_host = True
-                    host = field.value
-                    continue
-                elif kind == CODING:
-                    if chunked or not minor:
-                        raise Malformed(Fault.MALFORMED)
-                    chunked = True
-                elif kind == CONNECTION and field.value != b"keep-alive" and b"close" in field.value.lower():
-                    self._close = self._close or b"close" in [o.strip(b" \t") for o in field.value.lower().split(b",")]
-            fields.append(field)
-        if not has_host:
-            raise Malformed(Fault.MALFORMED)
+            if kind == HOST:
+                if has_host:
+                    raise Malformed(Fault.MALFORMED)  # RFC 9112 3.2
+                has_host = True
+                host = field.value
+            elif kind == LENGTH:
+                if has_length:
+                    raise Malformed(Fault.MALFORMED)  # RFC 9112 6.3(5): two lines are two answers
+                has_length = True
+                length = int(field.value)
+            elif kind == CODING:
+                if chunked or not minor:
+                    raise Malformed(Fault.MALFORMED)
+                chunked = True
+            elif kind == CONNECTION and field.value != b"keep-alive" and b"close" in field.value.lower():
+                self._close = self._close or b"close" in [o.strip(b" \t") for o in field.value.lower().split(b",")]
+        if not has_host or (request.authority and canonical_authority(host) is None):
+            raise Malformed(Fault.MALFORMED)  # RFC 9112 3.2: an invalid Host is refused even where the target overrides it
         if chunked:
             if has_length:
                 raise Malformed(Fault.MALFORMED)  # RFC 9112 6.1: the smuggler's pair (A1)
@@ -309,6 +312,12 @@ class Http1Server:
         out = self._out
         if status < 200 and not self._minor:
             return  # RFC 9110 15.2: an HTTP/1.0 client knows no interim responses
+        if self.closing:
+            # The last response is out. A second fault of the same request (its path, then its body) has no answer of its own.
+            self._bodiless = True
+            self._chunked = False
+            self._left = 0
+            return
         start = _STATUS_LINES.get(status)
         out.append(start if start is not None else b"HTTP/1.1 %d \r\n" % status)
         out.extend([field.wire for field in head.fields])
@@ -330,6 +339,8 @@ class Http1Server:
                 self._close = True
         else:
             self._left = head.length
+            if not head.length and not [field for field in head.fields if field.name == b"content-length"]:
+                out.append(b"content-length: 0\r\n")  # RFC 9112 6.3(8): without it the body would end with the connection
         out.append(b"connection: close\r\n\r\n" if self._close else b"\r\n")
 
     def _send_data(self, chunk: bytes) -> None:

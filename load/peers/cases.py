@@ -1,0 +1,139 @@
+"""What is measured: the cases, and how each contender is started for one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from load.peers import envoy, haproxy, ours
+from load.peers.account import maps_library_of
+from load.peers.certificates import Identities
+from load.peers.figures import COMPILED, HAPROXY, PURE, REFERENCE
+from load.peers.hop import Hop
+from load.peers.processes import Process, Processes, StartError, free_port
+from load.peers.tools import NATIVE, Tools
+from load.peers.wrk import Load
+
+NAMES: Final = ("bench", "backend", "client")
+"""Identities: the sidecar, the far sidecar of a pair, the load."""
+_SMALL: Final = "/items/7"
+_LARGE: Final = "/1m/body"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One question asked of every contender."""
+
+    name: str
+    title: str
+    unit: str
+    """What CPU and rates are per."""
+    connections: int
+    path: str
+    mtls_in: bool
+    pair: bool = False
+
+
+CASES: Final = (
+    Case("plain", "HTTP/1.1 plain in, plain out; 1 KiB answers, 8 fields", "request", 64, _SMALL, mtls_in=False),
+    Case("mtls", "HTTP/1.1 mTLS in, plain out; 1 KiB answers, 8 fields", "request", 64, _SMALL, mtls_in=True),
+    Case("pair", "two sidecars, mTLS between (Envoy, HAProxy: HTTP/2 hop)", "request", 64, _SMALL, mtls_in=False, pair=True),
+    Case("body", "1 MiB answers, mTLS in", "MiB", 8, _LARGE, mtls_in=True),
+    Case("idle", "just started, nothing asked", "", 0, "", mtls_in=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A contender that accepts."""
+
+    processes: tuple[Process, ...]
+    """Those whose cost is counted."""
+    load: Load
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Everything that starting a contender needs."""
+
+    folder: Path
+    """For configurations and logs."""
+    tools: Tools
+    processes: Processes
+    identities: Identities
+    policy: Path | None
+    """Our policy folder; None: the repository has no model yet, which only our sidecar misses."""
+    sidecar: tuple[str, ...]
+    """The command that `run -c FILE` is added to."""
+    backend: int
+    """Port of the module."""
+    proxy_core: int
+    load_core: int
+
+    def start(self, case: Case, contender: str) -> Running:
+        """Starts a contender for a case; what it started is ended with `processes`.
+
+        Raises:
+            StartError: It did not come up.
+        """
+        tag = f"{case.name}-{contender.replace(' ', '-')}"
+        if contender in {PURE, COMPILED}:
+            return self._start_ours(case, tag, {"PYTHONPATH": str(NATIVE)} if contender == COMPILED else {})
+        hops = self._hops(case)
+        started = tuple(self._start_peer(contender, f"{tag}-{number}", hop) for number, hop in enumerate(hops))
+        return Running(started, _load(case, hops[-1].port))
+
+    def _hops(self, case: Case) -> Sequence[Hop]:
+        """The hops of a peer, the one nearest to the module first."""
+        if not case.pair:
+            return [Hop(free_port(), self.backend, accepts_as="bench" if case.mtls_in else None)]
+        far = Hop(free_port(), self.backend, accepts_as="backend", http2_in=True)
+        return [far, Hop(free_port(), far.port, calls_as="bench", expects="backend", http2_out=True)]
+
+    def _start_peer(self, contender: str, name: str, hop: Hop) -> Process:
+        path = self.folder / f"{name}.conf"
+        if contender == REFERENCE:
+            path = path.with_suffix(".json")
+            path.write_text(envoy.config(hop, self.identities))
+            argv = [self.tools.envoy, "-c", str(path), "--concurrency", "1", "--disable-hot-restart", "-l", "error"]
+        else:
+            assert contender == HAPROXY
+            assert self.tools.haproxy is not None
+            path.write_text(haproxy.config(hop, self.identities))
+            argv = [self.tools.haproxy, "-db", "-f", str(path)]
+        return self.processes.start(name, argv, self.proxy_core, [hop.port])
+
+    def _start_ours(self, case: Case, name: str, env: dict[str, str]) -> Running:
+        inbound, outbound = free_port(), free_port()
+        if not case.pair:
+            near = ours.Sidecar("bench", self.backend, inbound, outbound, calls="backend", at=self.backend, plain=True)
+            process = self._start_sidecar(name, near, env)
+            return Running((process,), _load(case, inbound if case.mtls_in else outbound))
+        far = ours.Sidecar("backend", self.backend, free_port(), free_port(), calls="bench", at=inbound, plain=False)
+        near = ours.Sidecar("bench", self.backend, inbound, outbound, calls="backend", at=far.inbound, plain=False)
+        started = tuple(self._start_sidecar(f"{name}-{number}", sidecar, env) for number, sidecar in enumerate((far, near)))
+        return Running(started, _load(case, outbound))
+
+    def _start_sidecar(self, name: str, sidecar: ours.Sidecar, env: dict[str, str]) -> Process:
+        path = self.folder / f"{name}.yaml"
+        path.write_text(ours.config(sidecar, self.folder, self.identities.folder, self.policy or self.folder / "policy"))
+        argv = [*self.sidecar, "run", "-c", str(path)]
+        process = self.processes.start(name, argv, self.proxy_core, [sidecar.inbound, sidecar.outbound], env)
+        if maps_library_of(process.pid, NATIVE) != bool(env):
+            self.processes.stop(process)
+            what = "no module of build/native" if env else "compiled modules, through PYTHONPATH,"
+            raise StartError(f"{name} runs {what}: it is not what its row would say")
+        return process
+
+
+def default_sidecar() -> tuple[str, ...]:
+    """The command of this checkout; PYTHONPATH comes before the installed package, so the same command starts the compiled form."""
+    return (str(Path(sys.executable).with_name("flui")),)
+
+
+def _load(case: Case, port: int) -> Load:
+    scheme = "https" if case.mtls_in else "http"
+    return Load(f"{scheme}://127.0.0.1:{port}{case.path}", case.connections, "client" if case.mtls_in else None)

@@ -1,0 +1,86 @@
+"""Our sidecar's configuration and policy for a measurement: what the interface fixes, everything else at its default."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import yaml
+from load.peers.certificates import spiffe_id
+from load.peers.envoy import RULES
+
+_SUN_PATH: Final = 107
+"""Octets of a Unix socket's path that Linux takes (unix(7)); a checkout may lie deeper than that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """One sidecar as it is deployed: both listeners, an admin socket, the access log on. Ports are on 127.0.0.1."""
+
+    service: str
+    app: int
+    inbound: int
+    outbound: int
+    calls: str
+    """The service to which every outbound request goes, whatever its Host."""
+    at: int
+    """Its one endpoint."""
+    plain: bool
+    """That service has no sidecar: plain text. Else mTLS, and it must prove its name."""
+
+
+def config(sidecar: Sidecar, folder: Path, certs: Path, policy: Path) -> str:
+    """The configuration file, YAML.
+
+    Args:
+        sidecar: What to say.
+        folder: For the admin socket, unless its path is too long for one.
+        certs: Folder with `ca.pem` and the service's leaf.
+        policy: Folder that `write_policy` made.
+    """
+    socket = str(folder / f"{sidecar.inbound}.sock")
+    called: dict[str, object] = {"endpoints": [f"127.0.0.1:{sidecar.at}"]}
+    if sidecar.plain:
+        called["plaintext"] = True
+    return yaml.safe_dump(
+        {
+            "service": sidecar.service,
+            "app": f"http://127.0.0.1:{sidecar.app}",
+            "inbound": f"127.0.0.1:{sidecar.inbound}",
+            "outbound": {"address": f"127.0.0.1:{sidecar.outbound}", "authorize": True},
+            "admin": socket if len(os.fsencode(socket)) <= _SUN_PATH else "127.0.0.1:0",
+            "certs": str(certs),
+            "policy": str(policy),
+            "services": {sidecar.calls: called},
+            "routes": [{"name": "all", "match": {"path": "/*"}, "to": sidecar.calls}],
+            "access_log": "/dev/null",
+        },
+        sort_keys=False,
+    )
+
+
+def write_policy(folder: Path, model: Path) -> None:
+    """Makes the policy folder: 99 rules that never apply, as Envoy has, and the ones that admit the load.
+
+    Args:
+        folder: Made when it is not there.
+        model: The repository's `model.conf`, copied.
+
+    Raises:
+        OSError: The model is not there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(model, folder / "model.conf")
+    (folder / "bench.csv").write_text("\n".join(policy_rows()) + "\n")
+
+
+def policy_rows() -> list[str]:
+    """Rows in Casbin's format; the ones that admit come last: the load calling `bench`, and `bench` calling `backend`."""
+    return [
+        *(f"p, {spiffe_id(f'svc{number}')}, bench, GET, /svc{number}/*" for number in range(RULES - 1)),
+        f"p, {spiffe_id('client')}, bench, GET, /*",
+        f"p, {spiffe_id('bench')}, backend, GET, /*",
+    ]

@@ -1,0 +1,394 @@
+"""The configuration of one sidecar, from a YAML file, from flags, or from a file with flags over it.
+
+Everything is read once into `model.config.Sidecar`; nothing below reads files or the environment. Every mistake is found
+in one pass and named with file, line, key and what to write instead. What is not said is safe: TLS with a required client
+certificate towards us and towards every service, everything denied without a policy, plain text only on loopback.
+
+`docs/configuration.md` tells every key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from flui.model.config import ConfigError, Limits, Listener, Sidecar, Timeouts
+from flui.model.topology import APP, Address, Cluster, Endpoint, Match, Route, Target
+from flui.model.units import GIB, KIB, MIB
+from flui.runtime import _schema as schema
+from flui.runtime._schema import Reader, Wrong
+from flui.runtime._services import OWN_DOMAIN, Services, timed
+from flui.runtime._yaml import Node, Place, Section, Text, load
+
+INBOUND: Final = Address("0.0.0.0", 15006)  # noqa: S104 - mTLS towards everyone is what the inbound listener is for
+OUTBOUND: Final = Address("127.0.0.1", 15001)
+
+_HOUR: Final = 3600.0
+_DAY: Final = 24 * _HOUR
+
+TIMEOUTS: Final[dict[str, Callable[[str], float]]] = {
+    "handshake": partial(schema.duration, low=0.1, high=_HOUR),
+    "header": partial(schema.duration, low=0.1, high=_HOUR),
+    "connect": partial(schema.duration, low=0.01, high=_HOUR),
+    "body_idle": partial(schema.duration, low=0.1, high=_HOUR),
+    "keepalive": partial(schema.duration, low=1.0, high=_DAY),
+    "drain": partial(schema.duration, low=0.0, high=_HOUR),
+}
+"""Keys of `timeouts:`; each is the field of `Timeouts` with `_s` behind it."""
+
+LIMITS: Final[dict[str, tuple[str, Callable[[str], int]]]] = {
+    "fields": ("fields", partial(schema.number, low=8, high=1000)),
+    "head": ("head_octets", partial(schema.size, low=1 * KIB, high=1 * MIB)),
+    "target": ("target_octets", partial(schema.size, low=64, high=64 * KIB)),
+    "body": ("body_octets", partial(schema.size, low=1, high=1024 * GIB, none=True)),
+    "window": ("window_octets", partial(schema.size, low=4 * KIB, high=256 * KIB)),  # threats C7: per stream
+    "interim_responses": ("interim_responses", partial(schema.number, low=0, high=100)),
+    "connections": ("connections", partial(schema.number, low=1, high=1_000_000)),
+    "flows": ("flows", partial(schema.number, low=1, high=1_000_000)),
+}
+"""Keys of `limits:`, and the fields of `Limits` that they set."""
+
+KEYS: Final = (
+    "service",
+    "app",
+    "inbound",
+    "outbound",
+    "admin",
+    "certs",
+    "policy",
+    "services",
+    "routes",
+    "timeouts",
+    "limits",
+    "access_log",
+)
+"""Keys of the file."""
+
+_APP_KEYS: Final = ("url", "timeout", "idle_timeout")
+_INBOUND_KEYS: Final = ("address", "trusted_hops")
+_OUTBOUND_KEYS: Final = ("address", "authorize")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Flags:
+    """What the command line says; each stands above the same key of the file. Texts as they were typed."""
+
+    service: str | None = None
+    app: str | None = None
+    inbound: str | None = None
+    outbound: str | None = None
+    admin: str | None = None
+    certs: str | None = None
+    policy: str | None = None
+
+
+NO_FLAGS: Final = Flags()
+
+
+def read(path: str, flags: Flags = NO_FLAGS, *, on_disk: bool = False) -> Sidecar:
+    """The configuration in a file, with flags over it.
+
+    Args:
+        path: The file. Relative paths in it are relative to its folder; in flags, to the current one.
+        flags: From the command line.
+        on_disk: Whether the folders and files that it names must be there.
+
+    Raises:
+        ConfigError: With every mistake, in the order of the file.
+    """
+    tree, problems = load(path)
+    return _build(tree, flags, Reader(problems), source=path, on_disk=on_disk)
+
+
+def from_flags(flags: Flags, *, on_disk: bool = False) -> Sidecar:
+    """The configuration that flags alone make.
+
+    Raises:
+        ConfigError: With every mistake.
+    """
+    return _build(Section(Place(_COMMAND_LINE, 0, ""), {}), flags, Reader(), source="", on_disk=on_disk)
+
+
+def interpret(tree: Node, reader: Reader, source: str = "") -> Sidecar:
+    """The configuration that a tree says, without looking at the disk.
+
+    Raises:
+        ConfigError: With every mistake, those that the reader already holds included.
+    """
+    return _build(tree, NO_FLAGS, reader, source=source, on_disk=False)
+
+
+def resolve(config: Sidecar, trust_domain: str) -> Sidecar:
+    """Fills in the identities that were left to the trust domain of the sidecar's own certificate."""
+
+    def named(cluster: Cluster) -> Cluster:
+        if cluster.identity is None or not cluster.identity.startswith(OWN_DOMAIN):
+            return cluster
+        return dataclasses.replace(cluster, identity=f"spiffe://{trust_domain}/{cluster.identity.removeprefix(OWN_DOMAIN)}")
+
+    return dataclasses.replace(config, clusters=tuple(named(cluster) for cluster in config.clusters))
+
+
+_COMMAND_LINE: Final = "command line"
+
+
+def _build(tree: Node, flags: Flags, reader: Reader, *, source: str, on_disk: bool) -> Sidecar:
+    config = _Build(_merged(tree, flags), reader, source, on_disk).sidecar()
+    if reader.problems:
+        # stable: what has no line (flags) first, then as in the file
+        raise ConfigError(tuple(sorted(reader.problems, key=lambda problem: problem.line)))
+    return config
+
+
+def _merged(tree: Node, flags: Flags) -> Node:
+    """The tree with what the flags say in place of what the file says."""
+    if isinstance(tree, Text) and tree.is_nothing:
+        tree = Section(tree.place, {})
+    if not isinstance(tree, Section):
+        return tree
+    entries = dict(tree.entries)
+    for flag in dataclasses.fields(flags):
+        text = getattr(flags, flag.name)
+        if text is None:
+            continue
+        node = Text(Place(_COMMAND_LINE, 0, f"--{flag.name}"), text, plain=False)
+        before = entries.get(flag.name)
+        inner = "url" if flag.name == "app" else "address"
+        # the other keys of the section stay as the file has them
+        entries[flag.name] = Section(before.place, {**before.entries, inner: node}) if isinstance(before, Section) else node
+    return Section(tree.place, entries)
+
+
+class _Build:
+    """Reads one tree into a `Sidecar`. After a mistake a stand-in goes on, so that all are found."""
+
+    def __init__(self, tree: Node, reader: Reader, source: str, on_disk: bool) -> None:
+        self._reader = reader
+        self._top = tree.place
+        self._is_section = isinstance(tree, Section)
+        self._source = source
+        self._folder = Path(source).parent
+        self._on_disk = on_disk
+        self._keys = reader.fields(tree, KEYS, "service: orders")
+        self._addresses: dict[str, tuple[Address, Place]] = {}
+        """Of the listeners, the admin API and the module, for comparing."""
+
+    def sidecar(self) -> Sidecar:
+        reader = self._reader
+        keys = self._keys
+        service = reader.value(keys.get("service"), schema.name)
+        if "service" not in keys and self._is_section:
+            fix = f"name the service beside it, such as {self._said('service', 'orders')}"
+            reader.wrong(self._absent("service"), "it is missing", fix)
+        app, app_route = self._app()
+        listeners = self._listeners(app)
+        admin = self._admin(service or "sidecar")
+        certs = self._folder_of("certs", ("ca.pem", f"{service}.pem", f"{service}.key") if service else ())
+        policy = self._folder_of("policy", ("model.conf",))
+        services = Services(reader, next((listener.address for listener in listeners if listener.name == "outbound"), None))
+        clusters = services.clusters(keys.get("services"))
+        routes = services.routes(keys.get("routes"))
+        self._check_certs(certs, clusters)
+        self._check_addresses()
+        if app is not None:
+            clusters = (Cluster(APP, (Endpoint("app", app),), local=True), *clusters)
+        return Sidecar(
+            service=service or "",
+            app=app,
+            listeners=listeners,
+            admin=admin,
+            certs=certs,
+            policy=policy,
+            clusters=clusters,
+            routes=routes,
+            app_route=app_route,
+            limits=self._limits(),
+            timeouts=self._timeouts(),
+            access_log=self._access_log(),
+            source=self._source,
+        )
+
+    def _said(self, key: str, value: str) -> str:
+        """How a key is given: in the file, or as a flag where there is none."""
+        return f"`{key}: {value}`" if self._top.line else f"`--{key} {value}`"
+
+    def _absent(self, key: str) -> Place:
+        """Where a key that nobody wrote should stand."""
+        return Place(self._top.file, self._top.line, key if self._top.line else f"--{key}")
+
+    # -- the module and the listeners ----------------------------------------------------------------------------------
+
+    def _app(self) -> tuple[Address | None, Route]:
+        reader = self._reader
+        node = self._keys.get("app")
+        route = Route("app", Match(), (Target(APP),))
+        if isinstance(node, Section):
+            fields = reader.fields(node, _APP_KEYS, "app: {url: http://127.0.0.1:8000}")
+            route = timed(reader, route, fields)
+            if "url" not in fields:
+                reader.missing(node.place, "url", "write where the module listens, such as `url: http://127.0.0.1:8000`")
+            node = fields.get("url")
+        address = reader.value(node, _app_url)
+        if address is not None and node is not None:
+            self._addresses["app"] = (address, node.place)
+        return address, route
+
+    def _listeners(self, app: Address | None) -> tuple[Listener, ...]:
+        reader = self._reader
+        listeners: list[Listener] = []
+        node, fields = self._section("inbound", _INBOUND_KEYS)
+        address = self._listening("inbound", fields, INBOUND, wanted="app" in self._keys)
+        if address is not None:
+            if app is None and "app" not in self._keys and node is not None:
+                fix = f"add {self._said('app', 'http://127.0.0.1:8000')}, or leave this out"
+                reader.wrong(node.place, "there is no module that requests could go to", fix)
+            hops = reader.items(fields.get("trusted_hops"), "[spiffe://shop/edge]") or ()
+            trusted = tuple(found for hop in hops if (found := reader.value(hop, schema.spiffe_id)) is not None)
+            listeners.append(Listener("inbound", address, tls=True, authorize=True, trusted_hops=trusted))
+        node, fields = self._section("outbound", _OUTBOUND_KEYS)
+        address = self._listening("outbound", fields, OUTBOUND, wanted=True)
+        if address is not None:
+            place = self._addresses["outbound"][1]
+            if not schema.is_loopback(address.host):
+                what = f"{address.host} is not loopback, and this listener speaks plain text"
+                reader.wrong(place, what, f"write 127.0.0.1:{address.port}")
+            authorize = reader.value(fields.get("authorize"), schema.flag) or False
+            listeners.append(Listener("outbound", address, tls=False, authorize=authorize))
+        return tuple(listeners)
+
+    def _section(self, key: str, known: tuple[str, ...]) -> tuple[Node | None, dict[str, Node]]:
+        """A key that is an address, or a section with one in it."""
+        node = self._keys.get(key)
+        if isinstance(node, Section):
+            return node, self._reader.fields(node, known, f"{key}: {{address: 127.0.0.1:15001}}")
+        return node, {} if node is None else {"address": node}
+
+    def _listening(self, key: str, fields: dict[str, Node], default: Address, *, wanted: bool) -> Address | None:
+        """The address of a listener, which is noted; None when it is off, or wrong."""
+        node = fields.get("address")
+        address: Address | None
+        if node is None:
+            address = default if wanted or fields else None
+        elif isinstance(node, Text) and node.text == "off":
+            return None
+        else:
+            address = self._reader.value(node, schema.listener)
+        if address is not None:
+            place = node.place if node is not None else self._absent(key)
+            self._addresses[key] = (address, place)
+        return address
+
+    def _admin(self, service: str) -> Address | None:
+        node = self._keys.get("admin")
+        if node is None:
+            return Address(f"/tmp/flui-{service}.sock")  # noqa: S108 - a socket that only its owner may open, at a place that can be guessed
+        if isinstance(node, Text) and node.text == "off":
+            return None
+        if isinstance(node, Text) and "/" in node.text and "://" not in node.text:
+            path = self._path(node)
+            return self._reader.value(Text(node.place, path if "/" in path else f"./{path}"), schema.socket_path)
+        address = self._reader.value(node, schema.listener)
+        if address is not None:
+            self._addresses["admin"] = (address, node.place)
+            if not schema.is_loopback(address.host):
+                what = f"{address.host} is not loopback, and the admin API is for this machine only"
+                self._reader.wrong(node.place, what, f"write 127.0.0.1:{address.port} or the path of a Unix socket")
+        return address
+
+    def _check_addresses(self) -> None:
+        noted = list(self._addresses.items())
+        for at, (key, (address, place)) in enumerate(noted):
+            for other, (taken, _) in noted[:at]:
+                if not schema.overlap(address, taken):
+                    continue
+                if other == "app":
+                    what = f"{address} is where the module is, so the sidecar would call itself"
+                    self._reader.wrong(place, what, "give the sidecar another port, such as 15006 inbound and 15001 outbound")
+                else:
+                    self._reader.wrong(place, f"{address} is the address of `{other}` too", f"give `{key}` another port")
+
+    # -- folders and files ---------------------------------------------------------------------------------------------
+
+    def _path(self, node: Text) -> str:
+        """A path as this process can open it."""
+        return str(self._folder / node.text) if node.place.line else node.text
+
+    def _folder_of(self, key: str, files: tuple[str, ...]) -> str | None:
+        node = self._keys.get(key)
+        if node is None:
+            return None
+        if not isinstance(node, Text) or not node.text:
+            self._reader.wrong(node.place, "this is not the name of a folder", f"write one, such as `{key}: {key}`")
+            return None
+        path = self._path(node)
+        if self._on_disk and not Path(path).is_dir():
+            make = "make it with `flui certs init` and `flui certs issue`" if key == "certs" else "make it, with model.conf and *.csv in it"
+            self._reader.wrong(node.place, f"there is no folder {path}", f"{make}, or correct the path")
+        elif self._on_disk:
+            for name in files:
+                if not Path(path, name).is_file():
+                    fix = "put it there; the leaf and key are named after `service`" if key == "certs" else "put it there"
+                    self._reader.wrong(node.place, f"there is no {name} in {path}", fix)
+        return path
+
+    def _access_log(self) -> str:
+        node = self._keys.get("access_log")
+        if node is None:
+            return "-"
+        if not isinstance(node, Text) or not node.text:
+            self._reader.wrong(node.place, "this is not a file", "write `stdout`, `off` or the path of a file")
+            return "-"
+        if node.text in {"-", "stdout", "off"}:
+            return "off" if node.text == "off" else "-"
+        path = self._path(node)
+        if self._on_disk and not Path(path).parent.is_dir():
+            self._reader.wrong(node.place, f"there is no folder {Path(path).parent}", "make it, or write `stdout`")
+        return path
+
+    def _check_certs(self, certs: str | None, clusters: tuple[Cluster, ...]) -> None:
+        if certs is not None or "certs" in self._keys:
+            return
+        reader = self._reader
+        if "inbound" in self._addresses:
+            fix = f"add {self._said('certs', 'FOLDER')} (`flui certs init` makes one)"
+            reader.wrong(self._absent("certs"), "the inbound listener speaks only mTLS and has no certificate", fix)
+            return  # which is the same for every service
+        for cluster in clusters:
+            if cluster.identity is not None:
+                node = reader.entries(self._keys.get("services"), "").get(cluster.name)
+                assert node is not None
+                fix = "write `certs: FOLDER` at the top, or `plaintext: true` here for a service outside the mesh"
+                reader.wrong(node.place, "it is called over mTLS, and there is no certificate", fix)
+
+    # -- numbers -------------------------------------------------------------------------------------------------------
+
+    def _timeouts(self) -> Timeouts:
+        fields = self._reader.fields(self._keys.get("timeouts"), TIMEOUTS, "timeouts: {connect: 2s}")
+        found = {f"{key}_s": self._reader.value(node, TIMEOUTS[key]) for key, node in fields.items()}
+        return Timeouts(**{name: value for name, value in found.items() if value is not None})
+
+    def _limits(self) -> Limits:
+        fields = self._reader.fields(self._keys.get("limits"), LIMITS, "limits: {body: 10MiB}")
+        found = {LIMITS[key][0]: self._reader.value(node, LIMITS[key][1]) for key, node in fields.items()}
+        limits = Limits(**{name: value for name, value in found.items() if value is not None})
+        if limits.target_octets > limits.head_octets:
+            place = (fields.get("target") or fields["head"]).place
+            fix = "write a smaller `target` or a larger `head`"
+            self._reader.wrong(place, "`target` is larger than `head`, of which it is a part", fix)
+        return limits
+
+
+def _app_url(text: str) -> Address:
+    scheme, found, rest = text.partition("://")
+    if not found:
+        raise Wrong(f"{text!r} does not say how to speak to the module", f"write `http://{text}`")
+    if scheme == "h2c":
+        raise Wrong("modules that speak HTTP/2 are not carried by this version", f"write `http://{rest}` if it speaks HTTP/1.1 too")
+    if scheme != "http":
+        raise Wrong(f"{scheme!r} is not how a module beside us is spoken to", f"write `http://{rest}`: TLS ends in the sidecar")
+    if "/" in rest.rstrip("/") or "?" in rest:
+        raise Wrong(f"{text!r} holds a path", "write only `http://HOST:PORT`: paths are forwarded as they are")
+    return schema.endpoint(rest.rstrip("/"))

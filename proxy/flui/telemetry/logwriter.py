@@ -1,0 +1,189 @@
+"""Log lines leave the event loop in batches, by one daemon thread, so that a reader that stands still never stops a request.
+
+    event loop: write(line) -> list -> every 64 lines or on kick(): one joined chunk -> queue -> thread: os.write
+
+Bounded: past `limit` octets that wait for the descriptor a batch is dropped and its lines are counted.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from queue import SimpleQueue
+from typing import Final
+
+from flui.model.units import MIB
+
+BATCH_LINES: Final = 64
+"""Lines that are handed over together: a hand-over costs about 10 µs of waking a thread, an append 0.05."""
+
+
+_NEWLINE: Final = 0x0A
+
+
+class _Chunk:
+    """Octets for the descriptor, or an order to the thread."""
+
+    __slots__ = ("done", "lines", "octets", "reopen")
+
+    def __init__(self, octets: bytes = b"", lines: int = 0, done: threading.Event | None = None, *, reopen: bool = False) -> None:
+        self.octets = octets
+        self.lines = lines
+        self.done = done
+        """Set once everything before it was dealt with."""
+        self.reopen = reopen
+
+
+class LogWriter:
+    """Writes lines to one descriptor. All methods are for the event loop's thread.
+
+    Args:
+        fd: open for writing; blocking or not.
+        path: where it was opened, for `reopen`; empty for a descriptor that is not ours (standard output).
+        limit: octets that may wait for the descriptor. At most `BATCH_LINES` lines more wait to be handed over.
+    """
+
+    __slots__ = ("_fd", "_handed", "_limit", "_lines", "_lost", "_path", "_queue", "_refused", "_thread", "_torn", "_written", "failure")
+
+    def __init__(self, fd: int, path: str = "", limit: int = 1 * MIB) -> None:
+        self._fd = fd
+        self._path = path
+        self._limit = limit
+        self._lines: list[bytes] = []
+        self._queue: SimpleQueue[_Chunk | None] = SimpleQueue()
+        # Each of these has one writer, so no lock: the loop owns _handed and _refused, the thread _written and _lost.
+        self._handed = 0
+        self._refused = 0
+        self._written = 0
+        self._lost = 0
+        self._torn = False
+        """What was written last ends within a line: the next chunk starts a new one."""
+        self.failure = ""
+        """Why the last write or reopening failed; empty when it did not."""
+        self._thread = threading.Thread(target=self._run, name="flui-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost so far: nobody read them, or the descriptor failed."""
+        return self._refused + self._lost
+
+    @property
+    def pending(self) -> int:
+        """Octets handed over and not written yet."""
+        return self._handed - self._written
+
+    def write(self, line: bytes) -> None:
+        """Takes one line, newline included. Never blocks; a line that finds no room later is dropped and counted."""
+        lines = self._lines
+        lines.append(line)
+        if len(lines) >= BATCH_LINES:
+            self.kick()
+
+    def kick(self) -> None:
+        """Hands over what has gathered. The owner calls it on a timer, so that a quiet log is not a late one."""
+        lines = self._lines
+        if not lines:
+            return
+        octets = b"".join(lines)
+        count = len(lines)
+        lines.clear()
+        if self._handed - self._written + len(octets) > self._limit:
+            self._refused += count
+            return
+        self._handed += len(octets)
+        self._queue.put(_Chunk(octets, count))
+
+    def reopen(self) -> None:
+        """Opens the file anew at its path, after the lines before this call: for log rotation. Nothing happens without a path."""
+        if self._path:
+            self.kick()
+            self._queue.put(_Chunk(reopen=True))
+
+    def flush(self, timeout: float) -> bool:
+        """Hands over everything and waits for it. Blocks: for shutdown.
+
+        Args:
+            timeout: seconds at most.
+
+        Returns:
+            True when everything before this call was dealt with.
+        """
+        self.kick()
+        done = threading.Event()
+        self._queue.put(_Chunk(done=done))
+        return done.wait(timeout)
+
+    def close(self, timeout: float) -> bool:
+        """Flushes, ends the thread and closes the file if it is ours. What still waits after `timeout` is left to the daemon thread."""
+        flushed = self.flush(timeout)
+        self._queue.put(None)
+        if flushed:
+            self._thread.join(timeout)
+        return flushed
+
+    def _run(self) -> None:
+        while (chunk := self._queue.get()) is not None:
+            if chunk.octets:
+                self._put(chunk)
+            if chunk.reopen:
+                self._swap()
+            if chunk.done is not None:
+                chunk.done.set()
+        if self._path:
+            os.close(self._fd)
+
+    def _put(self, chunk: _Chunk) -> None:
+        octets = b"\n" + chunk.octets if self._torn else chunk.octets
+        rest = memoryview(octets)
+        try:
+            while rest:
+                try:
+                    rest = rest[os.write(self._fd, rest) :]
+                except BlockingIOError:
+                    # someone we share the pipe with made it non-blocking
+                    _wait_writable(self._fd)
+            self._torn = False
+            self.failure = ""
+        except OSError as error:
+            # a closed pipe, a full disk: the service goes on, the loss is counted
+            if len(rest) < len(octets):
+                self._torn = octets[-len(rest) - 1] != _NEWLINE
+            self._lost += min(chunk.lines, bytes(rest).count(b"\n"))
+            self.failure = error.strerror or str(error)
+        self._written += len(chunk.octets)
+
+    def _swap(self) -> None:
+        try:
+            fd = _open(self._path)
+        except OSError as error:
+            self.failure = f"{self._path}: {error.strerror}"
+            return
+        os.close(self._fd)
+        self._fd = fd
+
+
+def open_log(target: str) -> LogWriter | None:
+    """The writer for a configured access log.
+
+    Args:
+        target: `-` for standard output, `off` for none, or a file, which is appended to (mode 0640 when it is new).
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    if target == "off":
+        return None
+    return LogWriter(1) if target == "-" else LogWriter(_open(target), target)
+
+
+def _open(path: str) -> int:
+    # O_NONBLOCK: a FIFO without a reader is refused at once instead of standing still; a file does not care
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
+
+
+def _wait_writable(fd: int) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    poll.poll(1_000)

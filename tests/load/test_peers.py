@@ -1,0 +1,297 @@
+"""The pure parts of the side-by-side measurement: reading wrk, figures, acceptance lines, configurations."""
+
+from __future__ import annotations
+
+import _ssl
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+from typing import BinaryIO, ClassVar
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from load.peers import certificates, envoy, haproxy, ours, report, wrk
+from load.peers.account import cpu_ns, maps_library_of, resident_octets, tree
+from load.peers.cases import CASES
+from load.peers.figures import COMPILED, HAPROXY, LIMITS, PURE, REFERENCE, Run, cpu, judge, ratio, spread
+from load.peers.hop import Hop
+from load.peers.processes import Processes, StartError, free_port
+from load.peers.profile import self_time
+
+SAID = """Running 4s test @ http://127.0.0.1:21000/items/7
+  1 threads and 64 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     2.45ms  512.31us  14.02ms   88.10%
+    Req/Sec    26.13k     1.22k   28.01k    72.50%
+  Latency Distribution
+     50%    2.40ms
+     75%    2.61ms
+     90%  990.00us
+     99%    1.02s
+  104005 requests in 4.01s, 113.45MB read
+Requests/sec:  25936.41
+Transfer/sec:     28.29MB
+"""
+
+
+def run(cpu_us: float, p99_ms: float = 1.0, rss_mib: float = 30.0, errors: int = 0) -> Run:
+    return Run(cpu_us, rate=1e3, p50_ms=0.5, p99_ms=p99_ms, rss_mib=rss_mib, busy=0.98, errors=errors)
+
+
+class TestWrk:
+    def test_figures_are_read_in_their_own_units(self) -> None:
+        assert wrk.parse(SAID) == wrk.Outcome(requests=104005, duration_s=4.01, p50_ms=2.4, p99_ms=1020.0, errors=0)
+
+    def test_every_kind_of_error_is_counted(self) -> None:
+        failed = "  Socket errors: connect 1, read 2, write 3, timeout 4\n  Non-2xx or 3xx responses: 50\n"
+        assert wrk.parse(SAID + failed).errors == 60
+
+    @pytest.mark.parametrize("gone", ["requests in", "99%", "50%"])
+    def test_a_figure_that_is_not_there_is_an_error_not_a_nought(self, gone: str) -> None:
+        with pytest.raises(wrk.LoadError):
+            wrk.parse(SAID.replace(gone, "?"))
+
+    def test_a_request_has_eight_fields_with_its_host(self) -> None:
+        assert len({field.partition(":")[0].lower() for field in wrk.FIELDS} | {"host"}) == 8
+
+
+class TestFigures:
+    @given(st.lists(st.floats(0.01, 1e6), min_size=1))
+    def test_a_median_lies_within_its_spread(self, values: list[float]) -> None:
+        found = spread(values)
+        assert found.low <= found.median <= found.high
+
+    @given(st.lists(st.tuples(st.floats(1, 1e3), st.floats(0.1, 10)), min_size=1), st.floats(0.1, 3))
+    def test_drift_that_both_contenders_share_leaves_the_ratio_alone(self, rounds: list[tuple[float, float]], true: float) -> None:
+        """A machine twice as slow in one round is twice as slow for both."""
+        results = {
+            REFERENCE: [run(base * drift) for base, drift in rounds],
+            PURE: [run(base * drift * true) for base, drift in rounds],
+        }
+        found = ratio(results, PURE, cpu)
+        assert found is not None
+        assert found.low == pytest.approx(true)
+        assert found.high == pytest.approx(true)
+
+    @pytest.mark.parametrize(
+        "results",
+        [{}, {PURE: [run(1)]}, {REFERENCE: [run(1)]}, {REFERENCE: [run(1), run(1)], PURE: [run(1)]}, {REFERENCE: [run(0)], PURE: [run(1)]}],
+    )
+    def test_without_a_partner_for_every_round_there_is_no_ratio(self, results: dict[str, list[Run]]) -> None:
+        assert ratio(results, PURE, cpu) is None
+
+
+class TestVerdicts:
+    def judged(self, results: dict[str, list[Run]], excused: frozenset[str] = frozenset({COMPILED})) -> dict[str, bool]:
+        return {verdict.limit.figure: verdict.holds for verdict in judge({"plain": results}, excused) if verdict.limit.contender == PURE}
+
+    def test_the_bound_itself_holds(self) -> None:
+        assert self.judged({REFERENCE: [run(100)], PURE: [run(70)]})["CPU ratio"]
+        assert not self.judged({REFERENCE: [run(100)], PURE: [run(71)]})["CPU ratio"]
+
+    def test_the_tail_is_judged_beside_the_cost(self) -> None:
+        judged = self.judged({REFERENCE: [run(100, p99_ms=5)], PURE: [run(50, p99_ms=7)]})
+        assert judged == {"CPU ratio": True, "p99 ratio": False}
+
+    def test_a_fast_refusal_fails(self) -> None:
+        assert not self.judged({REFERENCE: [run(100)], PURE: [run(10, errors=1)]})["CPU ratio"]
+
+    def test_a_contender_that_did_not_come_up_fails_unless_it_was_not_asked(self) -> None:
+        verdicts = judge({"plain": {REFERENCE: [run(100)]}}, frozenset({COMPILED}))
+        assert {(verdict.limit.contender, verdict.holds) for verdict in verdicts} == {(PURE, False), (COMPILED, True)}
+
+    def test_memory_is_judged_by_itself(self) -> None:
+        judged = judge({"idle": {PURE: [run(0, rss_mib=60.5)]}}, frozenset())
+        assert [verdict.holds for verdict in judged] == [False, False]
+
+    def test_a_case_that_was_not_asked_for_is_not_judged(self) -> None:
+        assert judge({}, frozenset()) == []
+
+    def test_every_limit_names_a_case_that_exists(self) -> None:
+        assert {limit.case for limit in LIMITS} == {case.name for case in CASES}
+
+
+class TestEnvoy:
+    def test_it_has_as_many_rules_as_we_have(self, tmp_path: Path) -> None:
+        text = envoy.config(Hop(1, 2), certificates.Identities(tmp_path))
+        manager = json.loads(text)["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+        assert len(manager["http_filters"][0]["typed_config"]["rules"]["policies"]) == envoy.RULES == 100
+        assert manager["access_log"][0]["typed_config"]["path"] == "/dev/null"
+        assert manager["generate_request_id"] is True
+
+    def test_a_plain_hop_has_no_tls_and_an_mtls_hop_requires_and_pins(self, tmp_path: Path) -> None:
+        identities = certificates.Identities(tmp_path)
+        assert "tls" not in envoy.config(Hop(1, 2), identities)
+        hop = Hop(1, 2, accepts_as="bench", calls_as="bench", expects="backend", http2_out=True)
+        resources = json.loads(envoy.config(hop, identities))["static_resources"]
+        inside = resources["listeners"][0]["filter_chains"][0]["transport_socket"]["typed_config"]
+        outside = resources["clusters"][0]["transport_socket"]["typed_config"]["common_tls_context"]
+        assert inside["require_client_certificate"] is True
+        assert inside["common_tls_context"]["tls_params"]["tls_minimum_protocol_version"] == "TLSv1_3"
+        assert "match_typed_subject_alt_names" not in inside["common_tls_context"]["validation_context"]
+        assert outside["validation_context"]["match_typed_subject_alt_names"][0]["matcher"] == {"exact": "spiffe://bench/backend"}
+        assert outside["alpn_protocols"] == ["h2"]
+
+
+class TestHaproxy:
+    def test_tls_stands_only_where_the_hop_has_an_identity(self, tmp_path: Path) -> None:
+        identities = certificates.Identities(tmp_path / "certs")
+        assert "ssl" not in haproxy.config(Hop(1, 2), identities)
+        both = haproxy.config(Hop(1, 2, accepts_as="bench", calls_as="bench", http2_out=True), identities)
+        assert "ssl-min-ver TLSv1.3 alpn http/1.1" in both
+        assert "verify required alpn h2" in both
+
+
+class TestOurs:
+    sidecar = ours.Sidecar("bench", app=1, inbound=2, outbound=3, calls="backend", at=4, plain=True)
+
+    def test_the_configuration_is_yaml_with_the_names_of_the_interface(self, tmp_path: Path) -> None:
+        read = yaml.safe_load(ours.config(self.sidecar, tmp_path, tmp_path, tmp_path))
+        assert read["app"] == "http://127.0.0.1:1"
+        assert read["outbound"] == {"address": "127.0.0.1:3", "authorize": True}
+        assert read["services"] == {"backend": {"endpoints": ["127.0.0.1:4"], "plaintext": True}}
+        assert read["access_log"] == "/dev/null"
+
+    def test_a_deep_checkout_has_its_admin_on_loopback(self, tmp_path: Path) -> None:
+        short, deep = (
+            yaml.safe_load(ours.config(self.sidecar, folder, tmp_path, tmp_path)) for folder in (Path("/a"), Path("/" + "a" * 120))
+        )
+        assert (short["admin"], deep["admin"]) == ("/a/2.sock", "127.0.0.1:0")
+
+    def test_a_service_with_a_sidecar_is_not_plain(self, tmp_path: Path) -> None:
+        far = ours.Sidecar("backend", app=1, inbound=2, outbound=3, calls="bench", at=4, plain=False)
+        assert yaml.safe_load(ours.config(far, tmp_path, tmp_path, tmp_path))["services"] == {"bench": {"endpoints": ["127.0.0.1:4"]}}
+
+    def test_the_policy_has_the_rules_of_others_before_the_one_that_admits(self, tmp_path: Path) -> None:
+        model = tmp_path / "model.conf"
+        model.write_text("[request_definition]\n")
+        ours.write_policy(tmp_path / "policy", model)
+        rows = (tmp_path / "policy" / "bench.csv").read_text().splitlines()
+        assert sum("/svc" in row for row in rows) == 99
+        assert rows[99] == "p, spiffe://bench/client, bench, GET, /*"
+        assert (tmp_path / "policy" / "model.conf").exists()
+
+
+class TestCertificates:
+    def test_leaf_and_key_belong_together_and_the_ca_is_trusted(self, tmp_path: Path) -> None:
+        """What OpenSSL itself loads, all three contenders load."""
+        made = certificates.make(tmp_path / "certs", ("bench", "client"))
+        server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # noqa: TID251 the oracle
+        for context, name in ((server, "bench"), (client, "client")):
+            context.load_cert_chain(made.pair(name) if name == "bench" else made.certificate(name), made.key(name))
+            context.load_verify_locations(made.ca)
+        server.verify_mode = ssl.CERT_REQUIRED
+        client.check_hostname = False
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        near, far = client.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True)
+        for side in (near, far, near, far):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+        assert near.getpeercert()["subjectAltName"] == (("URI", "spiffe://bench/bench"),)
+        assert far.getpeercert()["subjectAltName"] == (("URI", "spiffe://bench/client"),)
+        assert not made.key("bench").stat().st_mode & 0o077
+
+
+class TestReport:
+    results: ClassVar = {REFERENCE: [run(40.0), run(44.0)], HAPROXY: [run(10.0), run(11.0)], PURE: [run(20.0, errors=1), run(22.0)]}
+
+    def test_both_tables_say_the_same(self) -> None:
+        case = CASES[0]
+        cells = [cell for row in report.rows(case, self.results) for cell in row]
+        for table in (report.text(case, self.results), report.markdown(case, self.results)):
+            assert all(cell in table for cell in cells)
+        assert "0.50 [0.50–0.50]" in cells
+        assert "42.0 [40.0–44.0]" in cells
+
+    def test_an_idle_table_has_no_empty_columns(self) -> None:
+        idle = next(case for case in CASES if not case.connections)
+        assert report.rows(idle, {PURE: [run(0, rss_mib=31.2)]})[1:] == [(PURE, "31", "–")]
+
+    def test_json_has_every_run_and_every_verdict(self) -> None:
+        about = report.About(report.machine(), {"Envoy": "1"}, rounds=2, secs=4, started="2026-01-01")
+        verdicts = judge({"plain": self.results}, frozenset({COMPILED}))
+        read = json.loads(report.as_json(about, [(CASES[0], self.results)], verdicts, ["missing: x"]))
+        assert len(read["cases"][0]["contenders"][PURE]["runs"]) == 2
+        assert {line["holds"] for line in read["acceptance"]} == {True, False}
+        assert read["left_out"] == ["missing: x"]
+
+    def test_a_verdict_says_bound_and_figure(self) -> None:
+        lines = [report.verdict_text(verdict) for verdict in judge({"plain": self.results}, frozenset({COMPILED}))]
+        assert lines[0].startswith("FAIL     plain  flui           CPU ratio ≤ 0.7: 0.50 [0.50–0.50]; 1 errors")
+        assert lines[1].startswith("not run  plain  flui compiled")
+
+
+class TestProcesses:
+    def test_what_was_started_is_pinned_counted_and_ended_with_its_children(self, tmp_path: Path) -> None:
+        core, port = min(os.sched_getaffinity(0)), free_port()
+        code = (
+            "import socket,subprocess,sys,signal\n"
+            "child=subprocess.Popen([sys.executable,'-c','import signal; signal.pause()'])\n"
+            f"s=socket.create_server(('127.0.0.1',{port}))\nsignal.pause()"
+        )
+        before = os.sched_getaffinity(0)
+        with Processes(tmp_path) as processes:
+            process = processes.start("parent", [sys.executable, "-c", code], core, [port])
+            members = tree(process.pid)
+            assert len(members) == 2
+            assert {frozenset(os.sched_getaffinity(member)) for member in members} == {frozenset({core})}
+            assert cpu_ns(process.pid) > 0
+            assert resident_octets(process.pid) > 1 << 20
+        assert process.popen.returncode is not None
+        assert os.sched_getaffinity(0) == before
+
+    def test_one_that_dies_says_its_last_words(self, tmp_path: Path) -> None:
+        with Processes(tmp_path) as processes, pytest.raises(StartError, match="no such thing"):
+            processes.start(
+                "gone", [sys.executable, "-c", "raise SystemExit('no such thing')"], min(os.sched_getaffinity(0)), [free_port()]
+            )
+
+    def test_one_that_is_not_there_is_an_error_of_ours(self, tmp_path: Path) -> None:
+        with Processes(tmp_path) as processes, pytest.raises(StartError):
+            processes.start("absent", [str(tmp_path / "absent")], min(os.sched_getaffinity(0)), [])
+
+
+@pytest.mark.peers
+class TestBackend:
+    def test_it_answers_pieces_and_pipelines_with_the_size_that_the_path_asks_for(self, tmp_path: Path) -> None:
+        source = Path(__file__).resolve().parents[2] / "load" / "peers" / "backend.c"
+        program, port = tmp_path / "backend", free_port()
+        subprocess.run(["cc", "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(source)], check=True, timeout=30)
+        with Processes(tmp_path) as processes:
+            processes.start("backend", [str(program), str(port)], min(os.sched_getaffinity(0)), [port])
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as client, client.makefile("rb") as answers:
+                client.sendall(b"GET /items/7 HT")
+                client.sendall(b"TP/1.1\r\nHost: x\r\n\r\nGET /1m/body HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n\r\n")
+                assert [read_answer(answers) for _ in range(3)] == [1024, 1 << 20, 1024]
+
+
+def read_answer(answers: BinaryIO) -> int:
+    length = 0
+    while (line := answers.readline()) != b"\r\n":
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.partition(b":")[2])
+    return len(answers.read(length))
+
+
+class TestAccount:
+    def test_what_is_compiled_is_told_by_what_is_mapped(self, tmp_path: Path) -> None:
+        """A tree that holds compiled modules, and a process told to use it, prove nothing: it may be half built, or second on the path."""
+        library = Path(_ssl.__file__)
+        assert maps_library_of(os.getpid(), library.parent)
+        assert not maps_library_of(os.getpid(), tmp_path)
+
+
+class TestProfile:
+    def test_self_time_counts_the_top_of_each_stack(self) -> None:
+        assert self_time("run (a:1);read (b:2) 3\nrun (a:1) 1\nwrite (c:1);read (b:2) 4\n") == [("read (b:2)", 7), ("run (a:1)", 1)]
