@@ -116,8 +116,11 @@ def _inbound(snapshot: Snapshot, listener: str, principal: str, method: bytes, p
     why = Why(listener, service, "app", rule, principal)
     if APP not in snapshot.clusters:
         return _decision(Reply(Fault.NO_ROUTE), why)
-    add = (field(b"flui-principal", principal.encode()), field(b"flui-roles", ",".join(snapshot.policy.roles(principal)).encode()))
-    return _decision(_forward(snapshot, why, snapshot.config.app_route, add), why)
+    add = [field(b"flui-principal", principal.encode())]
+    roles = snapshot.policy.roles(principal)
+    if roles:
+        add.append(field(b"flui-roles", ",".join(roles).encode()))
+    return _decision(_forward(snapshot, why, snapshot.config.app_route, tuple(add)), why)
 
 
 def _outbound(

@@ -167,10 +167,8 @@ class Splice:
             self.octets_out += len(event.chunk)
             self.down.send(event)
         elif isinstance(event, ResponseHead):
-            fields = [f for f in event.fields if f.kind <= KEPT]
-            if len(fields) != len(event.fields):
-                fields = _without_options(event.fields, fields)
-            event.fields = fields
+            if event.local:
+                event.fields = _forwardable(event.fields)
             if event.status >= 200:
                 self.status = event.status
                 self.first_at = now
@@ -216,14 +214,13 @@ class Splice:
             self.fail(fault)
 
 
-def _without_options(all_fields: list[Field], kept: list[Field]) -> list[Field]:
-    """RFC 9110 7.6.1 for responses: what their Connection field names goes too."""
-    for candidate in all_fields:
+def _forwardable(fields: list[Field]) -> list[Field]:
+    """RFC 9110 7.6.1 for responses: without the fields of this hop, and without what its Connection field names."""
+    options: tuple[bytes, ...] = ()
+    for candidate in fields:
         if candidate.kind == CONNECTION:
-            options = connection_options(candidate.value)
-            if options:
-                kept = [f for f in kept if f.name not in options]
-    return kept
+            options += connection_options(candidate.value) or ()
+    return [f for f in fields if f.kind <= KEPT and f.name not in options]
 
 
 def answer(down: Events, stream: int, fault: Fault, path: bytes, trace: bytes) -> int:

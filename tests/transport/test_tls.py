@@ -293,14 +293,31 @@ def test_ordinary_chains_of_anyones_ca_are_taken(run, tmp_path):
         assert tls.still_trusted(ours, orders, wall_clock()) is None
 
 
-@pytest.mark.parametrize("alpn", [(), ("h2",), ("ftp", "smtp")])
-def test_a_peer_that_speaks_another_protocol_is_refused(run, credentials, alpn):
-    """Threats E8 (ALPACA): no agreement, no connection."""
+@pytest.mark.parametrize("alpn", [(), ("http/1.1",), ("h2", "http/1.1")])
+def test_a_caller_without_alpn_speaks_http1(run, credentials, alpn):
+    """Plain `ssl` and `http.client` offer none; whatever is spoken then meets the strict HTTP/1.1 codec."""
     orders, _ = credentials
     ours, _, octets = run(meet(orders.server_context(), judged_by(orders), raw_client(SHOP.leaf(), SHOP, alpn=alpn)))
-    assert isinstance(ours, SvidError)
-    assert ours.reason is Reason.PROTOCOL
-    assert octets == b""
+    assert isinstance(ours, tls.Peer), ours
+    assert octets == b"hello"
+
+
+def test_a_protocol_that_was_not_offered_is_refused():
+    """Threats E8 (ALPACA): what was agreed on is what we speak."""
+
+    class Strange:
+        def version(self):
+            return "TLSv1.3"
+
+        def cipher(self):
+            return ("TLS_AES_256_GCM_SHA384", "TLSv1.3", 256)
+
+        def selected_alpn_protocol(self):
+            return "ftp"
+
+    with pytest.raises(SvidError) as refused:
+        tls.agreed(Strange())
+    assert refused.value.reason is Reason.PROTOCOL
 
 
 def test_keys_have_256_bits(run, credentials):

@@ -15,6 +15,7 @@ from flui.model.fields import (
     CONNECTION,
     DEADLINE,
     FORWARDED,
+    HOST,
     KEPT,
     KEY,
     PROTECTED,
@@ -73,40 +74,45 @@ def validate(head: RequestHead) -> Fault | None:
             return Fault.MALFORMED
     head.authority, head.host = authority
     # The one pass: hop-by-hop and minted fields go, singletons are counted, what decisions need is picked up.
-    fields = head.fields
-    kept = [field for field in fields if field.kind <= KEPT]
     head.trace = head.key = b""
     head.deadline = -1
     head.forwarded = None
+    local = False
+    options: tuple[bytes, ...] = ()
     seen = 0
-    for field in [field for field in fields if field.kind]:
+    for field in head.special:
         kind = field.kind
         bit = 1 << kind
         if seen & bit & _SINGLETON_BITS:
             return Fault.MALFORMED  # B5: a second value could be the one that somebody behind us reads
         seen |= bit
-        if kind == TRACE:
-            head.trace = field.value
-        elif kind == KEY:
-            head.key = field.value
-        elif kind == DEADLINE:
+        if kind <= KEPT:
+            if kind == TRACE:
+                head.trace = field.value
+            elif kind == KEY:
+                head.key = field.value
+            continue
+        if kind == HOST:
+            continue
+        local = True
+        if kind == DEADLINE:
             value = field.value
             if not value or len(value) > 9 or value.translate(None, _DIGITS):
                 return Fault.MALFORMED
             head.deadline = min(int(value), _MAX_DEADLINE_MS)
         elif kind == CONNECTION:
-            options = connection_options(field.value)
-            if options is None:
+            named = connection_options(field.value)
+            if named is None:
                 return Fault.MALFORMED
-            if options:
-                kept = [field for field in kept if field.name not in options]
+            options += named
         elif kind == FORWARDED:
             if head.forwarded is None:
                 head.forwarded = []
             head.forwarded.append(field)
         elif kind == UPGRADE and b"websocket" in field.value.lower():
             head.protocol = b"websocket"
-    head.fields = kept
+    if local:
+        head.fields = [field for field in head.fields if field.kind <= KEPT and field.name not in options]
     return None
 
 

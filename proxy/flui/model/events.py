@@ -38,6 +38,7 @@ class RequestHead:
         "protocol",
         "query",
         "scheme",
+        "special",
         "stream",
         "trace",
     )
@@ -52,6 +53,7 @@ class RequestHead:
         query: bytes,
         fields: list[Field],
         length: int,
+        special: list[Field] | None = None,
         protocol: bytes = b"",
     ) -> None:
         self.stream = stream
@@ -68,6 +70,8 @@ class RequestHead:
         """Empty, or `?` and the query."""
         self.fields = fields
         """Header fields in order, without Host."""
+        self.special = special if special is not None else [field for field in fields if field.kind]
+        """Those of `fields` whose kind is not PLAIN."""
         self.length = length
         """Octets of body that will follow: 0 none, `UNKNOWN`, or the declared length."""
         self.protocol = protocol
@@ -92,14 +96,16 @@ class RequestHead:
 class ResponseHead:
     """A response has begun, or an interim response (status 1xx) passes."""
 
-    __slots__ = ("fields", "length", "status", "stream")
+    __slots__ = ("fields", "length", "local", "status", "stream")
 
-    def __init__(self, stream: int, status: int, fields: list[Field], length: int) -> None:
+    def __init__(self, stream: int, status: int, fields: list[Field], length: int, local: bool = False) -> None:
         self.stream = stream
         self.status = status
         self.fields = fields
         self.length = length
         """Octets of body that will follow: 0 none, `UNKNOWN`, or the declared length."""
+        self.local = local
+        """Some fields are for this hop only, or may not be said by a peer: a relay takes them out."""
 
     def __repr__(self) -> str:
         return f"ResponseHead({self.stream}, {self.status}, length={self.length})"

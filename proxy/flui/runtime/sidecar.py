@@ -71,7 +71,7 @@ class Running:
         except ConfigError as error:
             problems.extend(error.problems)
         try:
-            self.policy = _policy(config)
+            self.policy = policy_of(config)
         except ConfigError as error:
             problems.extend(error.problems)
         try:
@@ -204,7 +204,7 @@ class Running:
         if config.policy is None:
             return
         try:
-            policy = await asyncio.to_thread(_policy, config)
+            policy = await asyncio.to_thread(policy_of, config)
         except ConfigError as error:
             if error.problems != self.policy_problems:
                 self._refused("policy", error.problems)
@@ -331,7 +331,7 @@ def with_app(config: Sidecar) -> Sidecar:
     return replace(config, clusters=(*config.clusters, app))
 
 
-def _policy(config: Sidecar) -> Policy:
+def policy_of(config: Sidecar) -> Policy:
     """The policy in force for a configuration.
 
     Raises:

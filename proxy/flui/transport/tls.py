@@ -96,20 +96,24 @@ def client_context(chain_pem: bytes, key_pem: bytes, anchors: Anchors, alpn: Seq
 def agreed(ssl_object: ssl.SSLObject, alpn: Sequence[str] = (HTTP1,)) -> str:
     """The application protocol both sides agreed on.
 
+    A caller that offers none speaks HTTP/1.1 (RFC 9110 4.3.4 knows no other default for `https`; plain `ssl` and
+    `http.client` offer none). `ssl` does not tell that from an offer without overlap; either way only our strict
+    HTTP/1.1 is spoken, so another protocol's octets end as 400 (threats E8; docs/decisions/0008).
+
     Args:
         ssl_object: Of a finished handshake.
-        alpn: What we offered. A peer that names none, or none of these, is refused (threats E8).
+        alpn: What we offered.
 
     Raises:
-        SvidError: PROTOCOL: no protocol in common, less than TLS 1.3, or keys of fewer than 256 bits.
+        SvidError: PROTOCOL: less than TLS 1.3, keys of fewer than 256 bits, or a protocol that we did not offer.
     """
     cipher = ssl_object.cipher()
     if ssl_object.version() != "TLSv1.3" or cipher is None:
         raise SvidError(Reason.PROTOCOL, f"the connection speaks {ssl_object.version()}, not TLS 1.3")
     if cipher[2] < MIN_CIPHER_BITS:
         raise SvidError(Reason.PROTOCOL, f"the cipher {cipher[0]} has {cipher[2]}-bit keys; {MIN_CIPHER_BITS} bits are needed")
-    protocol = ssl_object.selected_alpn_protocol()
-    if protocol is None or protocol not in alpn:
+    protocol = ssl_object.selected_alpn_protocol() or HTTP1
+    if protocol not in alpn:
         raise SvidError(Reason.PROTOCOL, f"no application protocol was agreed on (ALPN); ours: {', '.join(alpn)}")
     return protocol
 

@@ -20,7 +20,7 @@ from flui.model.topology import Cluster, Endpoint, Policy
 from flui.routing.pick import Member, Picker, picker
 from flui.telemetry.meters import UPSTREAM_CONNECTS, Meters
 from flui.transport.credentials import Credentials
-from flui.transport.tls import Context, expect, peer, still_trusted
+from flui.transport.tls import Context, agreed, expect, peer, still_trusted
 from flui.upstream.connection import Upstream
 
 
@@ -157,7 +157,9 @@ class ClusterPool:
         if cluster.identity is not None:
             assert self._credentials is not None
             try:
-                connection.peer = peer(transport.get_extra_info("ssl_object"), self._credentials)
+                ssl_object = transport.get_extra_info("ssl_object")
+                agreed(ssl_object, self._credentials.alpn)
+                connection.peer = peer(ssl_object, self._credentials)
                 expect(connection.peer.principal, cluster.identity)
             except SvidError as error:
                 transport.abort()

@@ -16,7 +16,7 @@ from flui.codecs.http1.lines import STATUS_LINES, Malformed, parse_fields, parse
 from flui.model.config import Limits
 from flui.model.events import UNKNOWN, Credit, Data, End, Event, RequestHead, Reset, ResponseHead
 from flui.model.fault import Fault
-from flui.model.fields import CODING, CONNECTION, LENGTH
+from flui.model.fields import CODING, CONNECTION, KEPT, LENGTH
 
 _IDLE: Final = 0
 _HEAD: Final = 1
@@ -154,8 +154,11 @@ class Http1Client:
         length = UNKNOWN
         chunked = False
         persistent = minor == 1
+        local = False
         for field in [field for field in fields if field.kind]:
             kind = field.kind
+            if kind > KEPT:
+                local = True
             if kind == LENGTH:
                 if length != UNKNOWN:
                     raise Malformed(Fault.UPSTREAM_MALFORMED)
@@ -175,12 +178,12 @@ class Http1Client:
             self._interim += 1
             if status == 101 or self._interim > limits.interim_responses or chunked or length > 0:
                 raise Malformed(Fault.UPSTREAM_MALFORMED)
-            self._events.append(ResponseHead(self._stream, status, fields, 0))
+            self._events.append(ResponseHead(self._stream, status, fields, 0, local))
             return
         self._persistent = persistent
         if self._bodiless or status == 204 or status == 304:
             length = 0
-        self._events.append(ResponseHead(self._stream, status, fields, length))
+        self._events.append(ResponseHead(self._stream, status, fields, length, local))
         if not length:
             self._events.append(End(self._stream))
             self._complete()

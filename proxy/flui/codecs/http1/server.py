@@ -210,13 +210,15 @@ class Http1Server:
         host = b""
         length = 0
         has_length = chunked = has_host = False
-        for field in [field for field in fields if field.kind]:
+        special = [field for field in fields if field.kind]
+        for field in special:
             kind = field.kind
             if kind == HOST:
                 if has_host:
                     raise Malformed(Fault.MALFORMED)  # RFC 9112 3.2
                 has_host = True
                 host = field.value
+                fields.remove(field)
             elif kind == LENGTH:
                 if has_length:
                     raise Malformed(Fault.MALFORMED)  # RFC 9112 6.3(5): two lines are two answers
@@ -243,7 +245,9 @@ class Http1Server:
         self._responding = False
         self._bodiless = request.method == b"HEAD"
         self._events.append(
-            RequestHead(self._stream, request.method, scheme, request.authority or host, request.path, request.query, fields, length)
+            RequestHead(
+                self._stream, request.method, scheme, request.authority or host, request.path, request.query, fields, length, special
+            )
         )
         if not length:
             self._state = _WAIT

@@ -17,7 +17,7 @@ from flui.runtime.sidecar import Running
 def sidecar_flags(command: click.decorators.FC) -> click.decorators.FC:
     """The options that describe a sidecar without a file, or change one that has a file."""
     for option in (
-        click.option("--certs", metavar="DIR", help="Folder with ca.pem, NAME.pem and NAME.key."),
+        click.option("--certs", metavar="DIR", envvar="FLUI_CERTS", show_envvar=True, help="Folder with ca.pem, NAME.pem and NAME.key."),
         click.option("--policy", metavar="DIR", help="Folder with model.conf and *.csv."),
         click.option("--admin", metavar="ADDR", help="Unix socket path or loopback HOST:PORT of the admin API."),
         click.option("--outbound", metavar="ADDR", help="Where the module sends its calls (default 127.0.0.1:15001)."),
@@ -30,14 +30,19 @@ def sidecar_flags(command: click.decorators.FC) -> click.decorators.FC:
     return command
 
 
-def load(config: str | None, flags: dict[str, str | None]) -> Sidecar:
+def load(config: str | None, flags: dict[str, str | None], *, on_disk: bool = True) -> Sidecar:
     """The configuration that the command line asks for.
+
+    Args:
+        config: The file, if there is one.
+        flags: What stands over it, by the names of `configfile.Flags`.
+        on_disk: Whether the folders and files it names must be there.
 
     Raises:
         ConfigError: Everything that is wrong with it.
     """
     given = configfile.Flags(**flags)
-    return configfile.from_flags(given, on_disk=True) if config is None else configfile.read(config, given, on_disk=True)
+    return configfile.from_flags(given, on_disk=on_disk) if config is None else configfile.read(config, given, on_disk=on_disk)
 
 
 def fail(error: ConfigError) -> None:
