@@ -170,7 +170,7 @@ def test_hop_by_hop_fields_of_a_response_end_here():
         b"Set-Cookie: a",
         b"Set-Cookie: b",
     ]
-    splice.from_up(ResponseHead(7, 200, [parse_field(line) for line in lines], -1), 11.0)
+    splice.from_up(ResponseHead(7, 200, [parse_field(line) for line in lines], -1, local=True), 11.0)
     assert down.told[0][3] == ((b"x-kept", b"2"), (b"set-cookie", b"a"), (b"set-cookie", b"b"))
 
 
@@ -180,7 +180,7 @@ def test_a_connection_option_cannot_take_the_length_out_of_a_response():
     splice, down = spliced()
     splice.attach(Port(), 10.0)
     fields = [parse_field(b"Connection: content-length"), parse_field(b"Content-Length: 5")]
-    splice.from_up(ResponseHead(7, 200, fields, 5), 11.0)
+    splice.from_up(ResponseHead(7, 200, fields, 5, local=True), 11.0)
     assert down.told[0][3] == ((b"content-length", b"5"),)
 
 

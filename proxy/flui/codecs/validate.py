@@ -14,6 +14,7 @@ from flui.model.fault import Fault
 from flui.model.fields import (
     CONNECTION,
     DEADLINE,
+    EXPECT,
     FORWARDED,
     HOST,
     KEPT,
@@ -91,6 +92,8 @@ def validate(head: RequestHead) -> Fault | None:
                 head.trace = field.value
             elif kind == KEY:
                 head.key = field.value
+            elif kind == EXPECT and field.value.lower() != b"100-continue":
+                return Fault.MALFORMED  # RFC 9110 10.1.1 knows one expectation; any other is read differently by everyone
             continue
         if kind == HOST:
             continue

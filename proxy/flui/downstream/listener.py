@@ -123,8 +123,10 @@ class Acceptor:
         except ssl.SSLError as error:
             gate.count_refused(_reason(error), str(error))
             sock.close()
-        except (TimeoutError, ConnectionError, OSError) as error:
-            gate.count_refused("timeout" if isinstance(error, TimeoutError) else "aborted", str(error) or type(error).__name__)
+        except OSError as error:
+            # Both loops say "the handshake takes too long" with a ConnectionAbortedError that is not the kernel's.
+            late = isinstance(error, TimeoutError) or (isinstance(error, ConnectionAbortedError) and error.errno is None)
+            gate.count_refused("timeout" if late else "aborted", str(error) or type(error).__name__)
             sock.close()
         finally:
             self._handshakes -= 1

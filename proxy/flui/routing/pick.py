@@ -136,9 +136,11 @@ class LeastLoaded:
         """See `Picker`. Load is requests in flight per weight; without load members are picked by weight."""
         del key
         count = self._count
+        members = self._members
+        if count == 1 and not tried and members[0].available:
+            return members[0]
         if count < 2 or tried:
             return self._pick_of_rest(tried)
-        members = self._members
         chance = self._random()
         if self._even:
             # One draw gives both: its whole part the first, its fraction the second among the others.

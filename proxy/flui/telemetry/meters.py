@@ -18,7 +18,7 @@ from flui.model.fault import DIALECTS
 OTHER: Final = "other"
 """The label value of everything that came after the limit."""
 
-BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BOUNDS: Final[tuple[float, ...]] = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the duration buckets, in seconds, each inclusive; what is longer falls in a last bucket without bound."""
 
 
