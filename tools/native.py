@@ -60,7 +60,12 @@ def main() -> int:
         "[mypy]\nstrict = True\n[mypy-casbin.*]\nignore_missing_imports = True\n[mypy-xxhash.*]\nignore_missing_imports = True\n"
     )
     done = subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--inplace", "-j", jobs], cwd=BUILD, env=env, check=False, capture_output=True, text=True
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace", "-j", jobs],
+        cwd=BUILD,
+        env=env,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         sys.stderr.write(done.stdout[-4000:] + done.stderr[-4000:])

@@ -24,7 +24,7 @@ import h11
 
 from flui.downstream import connection
 from flui.model.config import Limits, Listener, Sidecar
-from flui.model.topology import Address, Cluster, Endpoint, Match, Route, Target
+from flui.model.topology import APP, Address, Cluster, Endpoint, Match, Route, Target
 from flui.runtime.sidecar import Running
 from support.pki import Authority, raw_context, write
 
@@ -212,7 +212,7 @@ class Live:
             admin=None,
             certs=self._certs,
             policy=self._policy,
-            clusters=(Cluster("backend", (Endpoint("b1", upstream),)),),
+            clusters=(Cluster(APP, (Endpoint("app", upstream),), local=True), Cluster("backend", (Endpoint("b1", upstream),))),
             routes=(Route("all", Match(), (Target("backend"),)),),
             limits=self._limits,
             access_log="off",

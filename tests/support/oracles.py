@@ -1,4 +1,4 @@
-"""How others read the same octets: h11 (strict, pure Python) and httptools (llhttp, what most Python servers run)."""
+"""How others read the same octets: h11 (strict, pure Python) and httptools (llhttp, what most Python servers run); and how we do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ from dataclasses import dataclass
 
 import h11
 import httptools
+
+from flui.codecs.http1 import Http1Client, Http1Server
+from flui.codecs.validate import validate
+from flui.model.config import Limits
+from flui.model.events import Credit, Data, End, RequestHead, Reset, ResponseHead
+from flui.model.fields import HOST
 
 MOST = 1 << 20
 
@@ -36,7 +42,7 @@ class Reading:
 
 
 def h11_requests(octets: bytes, *, eof: bool = False) -> Reading:
-    """Requests as h11 reads them, each answered with an empty 200."""
+    """Requests as h11 reads them, each answered with an empty 404 (a 200 to CONNECT would open a tunnel)."""
     reading = Reading([])
     at = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST)
     if octets:
@@ -53,7 +59,7 @@ def h11_requests(octets: bytes, *, eof: bool = False) -> Reading:
             elif isinstance(event, h11.EndOfMessage):
                 reading.messages[-1].trailers = tuple(event.headers)
                 reading.messages[-1].whole = True
-                at.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
+                at.send(h11.Response(status_code=404, headers=[("content-length", "0")]))
                 at.send(h11.EndOfMessage())
                 if at.our_state is not h11.DONE:
                     reading.error = "closes"
@@ -160,3 +166,61 @@ def _httptools(listener: _Listener, octets: bytes) -> Reading:
     except httptools.HttpParserError as refused:
         error = str(refused) or "refused"
     return Reading(listener.messages, error)
+
+
+def our_requests(octets: bytes, *, valid: bool = False) -> Reading:
+    """Requests as our server codec reads them, each answered with an empty 204; with `valid` the validator has its say as well."""
+    reading = Reading([])
+    codec = Http1Server(Limits(), b"http")
+    codec.receive(octets)
+    while True:
+        events = codec.events()
+        for e in events:
+            if isinstance(e, RequestHead):
+                fault = validate(e) if valid else None
+                if fault is not None:
+                    reading.error = fault.value
+                    return reading
+                fields = tuple((f.name, f.value) for f in e.fields if f.kind != HOST)
+                reading.messages.append(Read((e.method, e.path + e.query), fields))
+            elif isinstance(e, Data):
+                reading.messages[-1].body += e.chunk
+                codec.send(Credit(e.stream, len(e.chunk)))
+            elif isinstance(e, Reset):
+                reading.error = e.fault.value
+                return reading
+            elif isinstance(e, End):
+                reading.messages[-1].trailers = tuple((f.name, f.value) for f in e.trailers or ())
+                reading.messages[-1].whole = True
+                codec.send(ResponseHead(e.stream, 204, [], 0))
+                codec.send(End(e.stream))
+        if not events:
+            return reading
+
+
+def our_responses(octets: bytes, method: bytes, *, eof: bool = True) -> Reading:
+    """The final response as our client codec reads it; octets behind it are an error."""
+    reading = Reading([])
+    codec = Http1Client(Limits())
+    codec.open()
+    codec.send(RequestHead(1, method, b"http", b"a", b"/", b"", [], 0))
+    codec.send(End(1))
+    codec.take()
+    codec.receive(octets)
+    for last in (False, True):
+        while events := codec.events():
+            for e in events:
+                if isinstance(e, ResponseHead):
+                    if e.status >= 200:
+                        reading.messages.append(Read((b"%d" % e.status,), tuple((f.name, f.value) for f in e.fields)))
+                elif isinstance(e, Data):
+                    reading.messages[-1].body += e.chunk
+                    codec.send(Credit(1, len(e.chunk)))
+                elif isinstance(e, End):
+                    reading.messages[-1].trailers = tuple((f.name, f.value) for f in e.trailers or ())
+                    reading.messages[-1].whole = True
+                elif isinstance(e, Reset):
+                    reading.error = e.fault.value
+        if eof and not last:
+            codec.receive_eof()
+    return reading

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flui.model.topology import APP, Address, Cluster, Match, Route, Target
+from flui.model.topology import APP_ROUTE, Address, Cluster, Route
 from flui.model.units import GIB, KIB
 
 
@@ -106,7 +106,7 @@ class Sidecar:
     clusters: tuple[Cluster, ...] = ()
     routes: tuple[Route, ...] = ()
     """Outbound routes, first match wins; after them a service's own name is a route to it."""
-    app_route: Route = Route("app", Match(), (Target(APP),))
+    app_route: Route = APP_ROUTE
     """What becomes of a request that may come in: its timeouts."""
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()

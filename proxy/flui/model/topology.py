@@ -129,3 +129,7 @@ class Route:
     """Longest silence in both directions while the exchange is open."""
     key: HashKey | None = None
     """Overrides the cluster's hash key."""
+
+
+APP_ROUTE: Final = Route("app", Match(), (Target(APP),))
+"""What becomes of a request that may come in, unless configuration says otherwise."""

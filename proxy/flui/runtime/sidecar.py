@@ -25,7 +25,7 @@ from flui.decide import Snapshot
 from flui.downstream.listener import Acceptor, bind
 from flui.downstream.relay import Gate, Relay
 from flui.model.config import ConfigError, Problem, Sidecar
-from flui.model.topology import APP, Address, Cluster, Endpoint
+from flui.model.topology import Address, Cluster
 from flui.policy.base import Policy
 from flui.policy.index import DenyAll
 from flui.runtime import views
@@ -61,6 +61,8 @@ class Running:
         self._load = load
         config = load()
         self.config = config
+        self._stamps = _stamps(config)
+        """Of the files as they were read first: what changes while we start is not missed."""
         self.started_at = time.monotonic()
         problems: list[Problem] = []
         self.credentials: Credentials | None = None
@@ -136,9 +138,7 @@ class Running:
         tasks.start(self._tick())
         if self.credentials is not None:
             tasks.start(watch(self.credentials, self._certificates_changed, self._certificates_wrong))
-        folders = {str(Path(config.policy).resolve())} if config.policy is not None else set()
-        if config.source:
-            folders.add(str(Path(config.source).resolve().parent))
+        folders = _watched(config)
         if folders:
             tasks.start(self._watch(folders))
         for acceptor in self._acceptors:
@@ -164,7 +164,7 @@ class Running:
         self._generation += 1
         domain = self.credentials.trust_domain if self.credentials is not None else _PLAIN_DOMAIN
         identity = self.credentials.principal.name if self.credentials is not None else f"spiffe://{domain}/{self.config.service}"
-        return Snapshot(with_app(resolve(self.config, domain)), self.policy, identity, self._generation)
+        return Snapshot(resolve(self.config, domain), self.policy, identity, self._generation)
 
     @property
     def addresses(self) -> dict[str, Address]:
@@ -217,7 +217,7 @@ class Running:
 
     async def _watch(self, folders: set[str]) -> None:
         """Reloads whenever the files are others. What else is written in their folders (a log, say) costs a few `stat`s."""
-        seen = _stamps(self.config)
+        seen = self._stamps
         async with aclosing(_ticks(folders)) as ticks:
             async for _ in ticks:
                 now = _stamps(self.config)
@@ -297,7 +297,7 @@ class Running:
         for gate in self.gates:
             for connection in list(gate.connections):
                 connection.drain(began)
-        while time.monotonic() - began < drain_s and (
+        while time.monotonic() - began < drain_s and (  # noqa: ASYNC110 - many things end it; an event for each costs them all
             any(gate.connections for gate in self.gates) or any(acceptor.busy for acceptor in self._acceptors)
         ):
             await asyncio.sleep(0.02)
@@ -321,14 +321,12 @@ class Running:
             self.access_log.reopen()
 
 
-def with_app(config: Sidecar) -> Sidecar:
-    """The configuration with the module beside us as one more cluster."""
-    if config.app is None:
-        return config
-    from dataclasses import replace  # noqa: PLC0415
-
-    app = Cluster(APP, (Endpoint("app", config.app),), local=True)
-    return replace(config, clusters=(*config.clusters, app))
+def _watched(config: Sidecar) -> set[str]:
+    """Folders whose files are taken up while running."""
+    folders = {str(Path(config.policy).resolve())} if config.policy is not None else set()
+    if config.source:
+        folders.add(str(Path(config.source).resolve().parent))
+    return folders
 
 
 def policy_of(config: Sidecar) -> Policy:
@@ -365,6 +363,7 @@ def _stamps(config: Sidecar) -> list[tuple[str, int, int, int]]:
 async def _ticks(folders: set[str]) -> AsyncGenerator[None, None]:
     """Something may have changed: after each notification, and every `_POLL_S`, as network file systems and replaced folders tell nobody."""
     while True:
+        yield
         try:
             changes = awatch(
                 *folders, watch_filter=None, debounce=200, step=50, rust_timeout=int(_POLL_S * 1000), yield_on_timeout=True, recursive=False
@@ -374,7 +373,6 @@ async def _ticks(folders: set[str]) -> AsyncGenerator[None, None]:
                     yield
         except (OSError, RuntimeError):
             await asyncio.sleep(_POLL_S)
-            yield
 
 
 def _unchangeable(old: Sidecar, new: Sidecar) -> tuple[Problem, ...]:

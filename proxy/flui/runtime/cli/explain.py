@@ -24,17 +24,16 @@ from flui.policy.index import Index
 from flui.routing.pick import Member, picker
 from flui.runtime.cli.run import fail, load, sidecar_flags
 from flui.runtime.configfile import resolve
-from flui.runtime.sidecar import policy_of, with_app
+from flui.runtime.sidecar import policy_of
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": False},
     epilog="Example: flui explain GET http://orders/orders/7 --as spiffe://shop/web -c orders.yaml",
 )
 @click.argument("method")
 @click.argument("url")
 @click.option("--as", "principal", metavar="SUBJECT", help="Who asks: spiffe://… ; on the outbound side our own module.")
-@click.option("--listener", type=click.Choice(["inbound", "outbound"]), help="Where it arrives; else inbound if the URL names this service.")
+@click.option("--listener", type=click.Choice(["inbound", "outbound"]), help="Where it arrives; inbound if the URL names us.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header; may be given again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the decision as JSON.")
 @sidecar_flags
@@ -62,14 +61,14 @@ def explain(
         listener = INBOUND if (where.hostname or "").removesuffix(".flui") == sidecar.service else "outbound"
     domain = _domain(principal)
     own = f"spiffe://{domain}/{sidecar.service}"
-    snapshot = Snapshot(with_app(resolve(sidecar, domain)), policy, own, 0)
+    snapshot = Snapshot(resolve(sidecar, domain), policy, own, 0)
     asking = principal or own
     if listener == INBOUND and principal is None:
         raise click.UsageError("say who asks: --as spiffe://TRUST-DOMAIN/NAME")
     head = _head(method, where.netloc, where.path or "/", where.query, headers)
     fault = validate(head)
     if fault is not None:
-        told: dict[str, object] = {"action": "reply", "status": DIALECTS[fault].http, "fault": fault.value, "why": "refused by the validator"}
+        told: dict[str, object] = {"action": "reply", "status": DIALECTS[fault].http, "fault": fault.value, "why": "malformed"}
     else:
         decision = decide(snapshot.facts(listener, asking, head), snapshot, 0.0)
         told = _told(decision, snapshot, head, asking)
@@ -78,7 +77,8 @@ def explain(
             nearest = explain_policy(policy, request).nearest
             if nearest is not None:
                 told["nearest rule that would allow"] = f"{nearest.rule.place}: {nearest.rule}"
-                told["differs in"] = "; ".join(difference.change for difference in nearest.differences) or "nothing: a deny rule stands against it"
+                changes = "; ".join(difference.change for difference in nearest.differences)
+                told["differs in"] = changes or "nothing: a deny rule stands against it"
     if as_json:
         click.echo(json.dumps(told, indent=2))
         return

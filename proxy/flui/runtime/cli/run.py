@@ -67,21 +67,24 @@ def run(config: str | None, **flags: str | None) -> None:
 
 async def _serve(read: Callable[[], Sidecar]) -> None:
     running = Running(read)
-    await running.start()
     loop = asyncio.get_running_loop()
+    # before it says that it is ready: who reads that may signal at once
     loop.add_signal_handler(signal.SIGTERM, running.stop)
     loop.add_signal_handler(signal.SIGINT, running.stop)
     loop.add_signal_handler(signal.SIGHUP, lambda: _reload(running))
+    await running.start()
     await running.drained()
 
 
 def _reload(running: Running) -> None:
+    if not running.ready:
+        return  # it has just read everything, or ends
     running.reopen_logs()
     running.relay.tasks.start(running.reload())
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed; the standard loop serves as well, at twice the CPU."""
+    """Prefers uvloop where it is installed; the standard loop serves as well, at twice the CPU."""
     try:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:

@@ -1,0 +1,290 @@
+"""Connections to endpoints: reused last-in first-out, dialled when there is none, gone when their endpoint is."""
+
+import asyncio
+from random import Random
+
+import pytest
+
+from flui.model.config import Limits, Timeouts
+from flui.model.fault import Fault
+from flui.model.topology import Address, Balance, Cluster, Endpoint, Policy
+from flui.telemetry.meters import UPSTREAM_CONNECTS, Meters
+from flui.upstream.pool import ClusterPool, DialError, Pools
+from support.mesh import Mesh, until
+
+
+def endpoint(backend, name="a", weight=1):
+    return Endpoint(name, backend.address if hasattr(backend, "address") else backend, weight)
+
+
+def cluster(*endpoints, name="stock", **more):
+    return Cluster(name, endpoints, Balance(Policy.ROUND_ROBIN), **more)
+
+
+def pool_of(one, meters=None, timeouts=None):
+    return ClusterPool(one, None, Limits(), timeouts or Timeouts(), meters or Meters(), Random(1))
+
+
+async def opened(pool):
+    member = pool.pick(b"", ())
+    assert member is not None
+    return await pool.dial(member)
+
+
+async def silent(backend, request, reader, writer):
+    await reader.read()
+    return False
+
+
+def test_the_connection_used_last_is_used_first(tmp_path):
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        pool = pool_of(cluster(endpoint(await mesh.backend(silent))))
+        (member,) = pool.members.values()
+        one, two = await opened(pool), await opened(pool)
+        assert member.active == 2
+        pool.release(one, 1.0)
+        pool.release(two, 2.0)
+        assert (member.active, pool.idle_count(), pool.open_count()) == (0, 2, 2)
+        assert pool.ready(member) is two
+        assert pool.ready(member) is one
+        assert pool.ready(member) is None
+        pool.close()
+
+    mesh.run(story())
+
+
+def test_an_idle_connection_that_its_endpoint_closes_leaves_the_pool(tmp_path):
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        backend = await mesh.backend(silent)
+        pool = pool_of(cluster(endpoint(backend)))
+        pool.release(await opened(pool), 1.0)
+        for writer in list(backend.open):
+            writer.close()
+        await until(lambda: not pool.open_count(), "it is forgotten")
+        assert pool.idle_count() == 0
+
+    mesh.run(story())
+
+
+def test_an_endpoint_that_speaks_unasked_is_not_used(tmp_path):
+    """Threats A8: its octets would be read as the answer to the next request."""
+    mesh = Mesh(tmp_path)
+
+    async def babbles(backend, request, reader, writer):
+        await backend.go.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        await reader.read()
+        return False
+
+    async def story():
+        backend = await mesh.backend(babbles)
+        pool = pool_of(cluster(endpoint(backend)))
+        pool.release(await opened(pool), 1.0)
+        backend.go.set()
+        await until(lambda: not pool.open_count(), "it is closed")
+        assert pool.idle_count() == 0
+
+    mesh.run(story())
+
+
+@pytest.mark.parametrize("how", ["closes", "resets", "speaks"])
+def test_a_connection_that_ends_as_soon_as_it_is_open_is_no_connection(tmp_path, how):
+    """Nothing was sent on it, so it is a failed dial, and the next endpoint may have the request."""
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        pool = pool_of(cluster(endpoint(await mesh.backend(silent))))
+        connect = pool._connect
+
+        async def connected(member, one):
+            connection = await connect(member, one)
+            # what the loop may well deliver between the connect and the waking of who waits for it
+            if how == "closes":
+                connection.eof_received()
+            elif how == "resets":
+                connection.connection_lost(ConnectionResetError())
+            else:
+                connection.codec.receive(b"220 hello\r\n")
+            return connection
+
+        class Quick(ClusterPool):
+            __slots__ = ()
+            _connect = staticmethod(connected)
+
+        pool.__class__ = Quick
+        with pytest.raises(DialError) as refused:
+            await opened(pool)
+        assert refused.value.fault is Fault.UPSTREAM_REFUSED
+        assert pool.open_count() == 0
+
+    mesh.run(story())
+
+
+def test_dials_are_counted_by_outcome(tmp_path):
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        meters = Meters()
+        backend = await mesh.backend(silent)
+        gone = await mesh.backend(silent)
+        await gone.stop()
+        await opened(pool_of(cluster(endpoint(backend)), meters))
+        for local, fault in ((False, Fault.UPSTREAM_REFUSED), (True, Fault.APP_UNAVAILABLE)):
+            with pytest.raises(DialError) as refused:
+                await opened(pool_of(cluster(endpoint(gone), local=local), meters))
+            assert refused.value.fault is fault
+        assert meters.samples(UPSTREAM_CONNECTS) == {
+            ("stock", "connected"): 1,
+            ("stock", "upstream_refused"): 1,
+            ("stock", "app_unavailable"): 1,
+        }
+        for writer in list(backend.open):
+            writer.transport.abort()
+
+    mesh.run(story())
+
+
+def test_tls_without_credentials_is_refused_before_a_socket_is_opened(tmp_path):
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        backend = await mesh.backend(silent)
+        with pytest.raises(DialError) as refused:
+            await opened(pool_of(cluster(endpoint(backend), identity="spiffe://shop/stock")))
+        assert refused.value.fault is Fault.UPSTREAM_IDENTITY
+        assert not backend.connections
+
+    mesh.run(story())
+
+
+def test_members_that_stay_keep_their_connections_and_their_load(tmp_path):
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        backend = await mesh.backend(silent)
+        stays, goes = endpoint(backend), endpoint(Address("127.0.0.1", 9), "b")
+        pool = pool_of(cluster(stays, goes))
+        member = pool.members[stays]
+        member.active += 1
+        connection = await pool.dial(member)
+        pool.update(cluster(stays))
+        assert pool.members == {stays: member}
+        assert member.active == 1
+        pool.release(connection, 1.0)
+        assert pool.idle_count() == 1
+        pool.close()
+
+    mesh.run(story())
+
+
+def test_a_member_that_went_and_came_back_begins_anew(tmp_path):
+    """Its old connection is not put where nobody would look for it."""
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        backend = await mesh.backend(silent)
+        one = endpoint(backend)
+        pool = pool_of(cluster(one))
+        connection = await opened(pool)
+        pool.update(cluster())
+        pool.update(cluster(one))
+        pool.release(connection, 1.0)
+        assert (pool.idle_count(), pool.open_count()) == (0, 0)
+        assert pool.members[one].active == 0
+
+    mesh.run(story())
+
+
+def test_connections_idle_for_too_long_are_closed(tmp_path):
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        pool = pool_of(cluster(endpoint(await mesh.backend(silent))))
+        one, two = await opened(pool), await opened(pool)
+        pool.release(one, 10.0)
+        pool.release(two, 50.0)
+        pool.sweep(61.0, 50.0)
+        assert (pool.idle_count(), pool.open_count()) == (1, 1)
+        pool.close()
+        assert pool.open_count() == 0
+
+    mesh.run(story())
+
+
+def test_a_removed_cluster_serves_no_new_request_and_lets_the_last_one_end(tmp_path):
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        backend = await mesh.backend(silent)
+        pools = Pools(pool_of)
+        wanted = (cluster(endpoint(backend)), cluster(endpoint(backend), name="other"))
+        pools.update(wanted, Limits(), Timeouts())
+        pool = pools.by_name["stock"]
+        busy, idle = await opened(pool), await opened(pool)
+        pool.release(idle, 1.0)
+        pools.update(wanted[1:], Limits(), Timeouts())
+        assert list(pools.by_name) == ["other"]
+        assert pool.pick(b"", ()) is None
+        assert pool.open_count() == 1
+        assert not busy.lost
+        pool.release(busy, 2.0)
+        assert pool.open_count() == 0
+
+    mesh.run(story())
+
+
+def test_closing_reaches_the_connections_of_removed_clusters(tmp_path):
+    """Also when trust in their peer ends: being removed from the configuration makes no connection immortal."""
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        pools = Pools(pool_of)
+        pools.update((cluster(endpoint(await mesh.backend(silent))),), Limits(), Timeouts())
+        pool = pools.by_name["stock"]
+        await opened(pool)
+        pools.update((), Limits(), Timeouts())
+        assert pool.open_count() == 1
+        pools.close()
+        assert pool.open_count() == 0
+
+    mesh.run(story())
+
+
+def test_a_cluster_that_changes_its_identity_starts_anew(tmp_path):
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        pools = Pools(pool_of)
+        one = cluster(endpoint(await mesh.backend(silent)))
+        pools.update((one,), Limits(), Timeouts())
+        pool = pools.by_name["stock"]
+        pool.release(await opened(pool), 1.0)
+        pools.update((cluster(*one.endpoints, identity="spiffe://shop/stock"),), Limits(), Timeouts())
+        assert pools.by_name["stock"] is not pool
+        assert pool.open_count() == 0, "no plain connection is used for a service that must prove who it is"
+
+    mesh.run(story())
+
+
+def test_a_dial_that_is_cancelled_leaves_no_socket_behind(tmp_path):
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        backend = await mesh.backend(silent)
+        folder = mesh.prepare("web").parent / "certs"
+        from flui.transport.credentials import Credentials
+
+        one = cluster(endpoint(backend), identity="spiffe://shop/stock")
+        pool = ClusterPool(one, Credentials(folder, "web"), Limits(), Timeouts(), Meters(), Random(1))
+        dialling = asyncio.ensure_future(opened(pool))
+        await until(lambda: backend.open, "it shakes hands with a wall")
+        dialling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await dialling
+        await until(lambda: not backend.open, "the socket is closed")
+
+    mesh.run(story())
