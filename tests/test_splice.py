@@ -9,7 +9,7 @@ from flui.model.events import Credit, Data, End, Reset, ResponseHead
 from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import field
 from flui.splice import Splice, answer
-from support.rig import DECISION, TRACE, head, pairs, plain
+from support.rig import DECISION, TRACE, head, plain
 
 OTHER = b"00-11111111111111111111111111111111-2222222222222222-01"
 

@@ -22,6 +22,7 @@ HOT = (
     "telemetry/accesslog.py",
     "telemetry/recorder.py",
     "transport/alarm.py",
+    "transport/secure.py",
     "upstream/connection.py",
     "downstream/exchange.py",
     "downstream/connection.py",

@@ -29,6 +29,9 @@ Facts = tuple[str, str, bytes, bytes, bytes, tuple[tuple[bytes, ...], ...]]
 more. What no rule of the listener reads stays empty, so that it does not split flows. A tuple of tuples keeps its borders
 (threats D7: joined keys collide)."""
 
+_KEPT_PATH: Final = 256
+"""Octets of a path whose decision is remembered."""
+
 _NO_VALUES: Final[tuple[tuple[bytes, ...], ...]] = ()
 
 
@@ -68,7 +71,9 @@ class Snapshot:
         return tuple(tuple(f.value for f in head.fields if f.name == name) for name in self.table.reads)
 
     def remember(self, facts: Facts, decision: Decision) -> None:
-        """Adds a decision to the flow table, which is cleared when it is full."""
+        """Adds a decision to the flow table, which is cleared when it is full. Long paths are not kept: it is bounded in octets too."""
+        if len(facts[4]) > _KEPT_PATH:
+            return
         if len(self.flows) >= self._limit:
             self.flows.clear()
         self.flows[facts] = decision

@@ -130,7 +130,8 @@ class Splice:
         if head.deadline >= 0:
             fields.append(field(b"flui-deadline", b"%d" % self.left_ms(now)))
         elif forward.deadline is not None:
-            fields.append(forward.deadline)
+            fresh = now - self.begun_at < 0.001
+            fields.append(forward.deadline if fresh else field(b"flui-deadline", b"%d" % self.left_ms(now)))
         if head.forwarded is not None and forward.keep_forwarded:
             fields.extend(head.forwarded)
         if self._origin is not None:

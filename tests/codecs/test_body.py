@@ -97,6 +97,8 @@ def test_a_size_line_of_any_other_form_is_refused(size):
     [
         b"5\r\nhello0\r\n\r\n",  # no CRLF after the chunk
         b"5\r\nhello\n0\r\n\r\n",
+        b"5\r\nhelloXX0\r\n\r\n",
+        b"5\r\nhello\n\r0\r\n\r\n",
         b"5\r\nhello\r0\r\n\r\n",
         b"5\r\nhello\r\n\r\n0\r\n\r\n",  # one CRLF too many
         b"4\r\nhello\r\n0\r\n\r\n",
@@ -135,7 +137,8 @@ def test_a_body_longer_than_allowed_is_refused_before_its_octets_are_read():
 
 def test_plain_trailers_are_kept_and_all_others_dropped():
     """threats A11; RFC 9110 6.5.1: nothing that frames, routes, authenticates or says how to read the content."""
-    names = sorted(FORBIDDEN_TRAILERS) + [
+    names = [
+        *sorted(FORBIDDEN_TRAILERS),
         b"Host",
         b"Content-Length",
         b"Content_Length",

@@ -55,7 +55,9 @@ class Pair:
 
     def credits(self):
         """Octets of credit the client's sender and the server's sender were given."""
-        return sum(e.octets for e in self.at_client if isinstance(e, Credit)), sum(e.octets for e in self.at_server if isinstance(e, Credit))
+        return sum(e.octets for e in self.at_client if isinstance(e, Credit)), sum(
+            e.octets for e in self.at_server if isinstance(e, Credit)
+        )
 
     def ask(self, method=b"GET", length=0, fields=(), path=b"/a"):
         stream = self.client.open()
@@ -287,7 +289,9 @@ def test_any_octets_become_events_and_never_an_exception(pair, seed):
             pair.client.send(RequestHead(1, b"GET", b"http", b"a", b"/", b"", [], 0))
             pair.client.send(End(1))
         for _ in range(30):
-            octets = random.choice([random.randbytes(random.randint(1, 200)), b"HTTP/1.1 200 OK\r\n", b"GET / HTTP/1.1\r\n", b"\r\n", b"a: b\r\n"])
+            octets = random.choice(
+                [random.randbytes(random.randint(1, 200)), b"HTTP/1.1 200 OK\r\n", b"GET / HTTP/1.1\r\n", b"\r\n", b"a: b\r\n"]
+            )
             codec.receive(octets)
             if any(isinstance(e, Reset) for e in codec.events()):
                 codec.receive(b"x" * 10_000)

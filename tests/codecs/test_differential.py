@@ -16,7 +16,7 @@ from support.oracles import h11_requests, h11_responses, httptools_requests, htt
 from support.rig import Wire
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
-from fuzz_engine import mutate, requests, responses  # noqa: E402 - beside the fuzzer's own tests
+from fuzz_engine import mutate, requests, responses
 
 MUTANTS = 2500
 
@@ -25,6 +25,9 @@ KNOWN_METHODS = {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATC
 OTHERS_REFUSE = {
     # h11
     "no request line received": "an empty line before the request (RFC 9112 2.2 asks servers to ignore one)",
+    "multiple Transfer-Encoding headers": "a framing field twice in the trailers, which we drop",
+    "conflicting Content-Length headers": "the same",
+    "bad Content-Length": "the same",
     # llhttp
     "Invalid method encountered": "a method it does not know; RFC 9110 9.1 lets methods be extended",
     "Expected space after method": "the same",
@@ -102,6 +105,8 @@ def test_a_response_that_we_accept_is_read_the_same_way_or_refused_for_a_listed_
                 continue
             compared += 1
             theirs = h11_responses(octets, [method])
+            if theirs.messages and theirs.error in OTHERS_REFUSE:
+                continue
             assert [(m.start, m.body) for m in theirs.whole] == [(m.start, m.body) for m in ours], octets
             if method == b"HEAD":
                 continue
@@ -163,7 +168,10 @@ STRICTER = {
     "an invalid Host": (b"GET / HTTP/1.1\r\nHost: a b@c/d\r\n\r\n", "h11 httptools"),
     "an empty Host": (b"GET / HTTP/1.1\r\nHost:\r\n\r\n", "h11 httptools"),
     "two equal Content-Lengths": (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\nx", "h11"),
-    "Content-Length beside chunked": (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "h11"),
+    "Content-Length beside chunked": (
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "h11",
+    ),
     "chunked in HTTP/1.0": (b"POST / HTTP/1.0\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "h11 httptools"),
     "bare LF": (b"GET / HTTP/1.1\n" + HOST + b"\n", "h11"),
     "obs-fold": (b"GET / HTTP/1.1\r\n" + HOST + b"X: a\r\n b\r\n\r\n", "h11"),
@@ -181,9 +189,15 @@ STRICTER = {
     "a second credential": (b"GET / HTTP/1.1\r\n" + HOST + b"Authorization: a\r\nAuthorization: b\r\n\r\n", "h11 httptools"),
     "Connection that names identity": (b"GET / HTTP/1.1\r\n" + HOST + b"Connection: flui-principal\r\n\r\n", "h11 httptools"),
     "an obfuscated expectation": (b"GET / HTTP/1.1\r\n" + HOST + b"Expect: y 100-continue\r\n\r\n", "h11 httptools"),
-    "17 digits of chunk size": (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n" + b"0" * 17 + b"\r\n\r\n", "h11 httptools"),
+    "17 digits of chunk size": (
+        b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n" + b"0" * 17 + b"\r\n\r\n",
+        "h11 httptools",
+    ),
     "a blank after a chunk size": (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n0 \r\n\r\n", "h11"),
-    "long extensions": (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n0;" + b"e" * 300 + b"\r\n\r\n", "h11 httptools"),
+    "long extensions": (
+        b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n0;" + b"e" * 300 + b"\r\n\r\n",
+        "h11 httptools",
+    ),
     "20 digits of Content-Length": (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 00000000000000000000\r\n\r\n", "h11 httptools"),
     "101 fields": (b"GET / HTTP/1.1\r\n" + HOST + b"a: b\r\n" * 100 + b"\r\n", "h11 httptools"),
 }

@@ -102,7 +102,10 @@ def test_a_response_without_a_length_ends_with_its_connection(version):
     assert talk.codec.closing
 
 
-@pytest.mark.parametrize("head_octets", [b"HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\nConnection: x, Close\r\ncontent-length: 0\r\n\r\n"])
+@pytest.mark.parametrize(
+    "head_octets",
+    [b"HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\nConnection: x, Close\r\ncontent-length: 0\r\n\r\n"],
+)
 def test_an_upstream_that_will_close_is_not_used_again(head_octets):
     talk = asked() >> head_octets
     assert plain(talk.codec.events())[-1] == end(1)
@@ -129,7 +132,9 @@ def test_some_responses_have_no_body_whatever_they_say(method, octets, length):
     assert talk.codec.reusable
 
 
-@pytest.mark.parametrize(("status", "octets"), [(204, b"HTTP/1.1 204 X\r\ncontent-length: 5\r\n\r\n"), (103, b"HTTP/1.1 103 X\r\ncontent-length: 0\r\n\r\n")])
+@pytest.mark.parametrize(
+    ("status", "octets"), [(204, b"HTTP/1.1 204 X\r\ncontent-length: 5\r\n\r\n"), (103, b"HTTP/1.1 103 X\r\ncontent-length: 0\r\n\r\n")]
+)
 def test_a_length_is_not_passed_on_where_none_may_be(status, octets):
     """RFC 9110 8.6: none in 1xx and 204."""
     talk = asked() >> octets
@@ -319,7 +324,11 @@ def test_every_cut_gives_the_same_events(octets):
 
 
 @settings(max_examples=60)
-@given(st.sampled_from([200, 201, 404, 503, 299]), st.one_of(st.binary(max_size=90), st.lists(st.binary(min_size=1, max_size=30), max_size=3)), st.integers(1, 99))
+@given(
+    st.sampled_from([200, 201, 404, 503, 299]),
+    st.one_of(st.binary(max_size=90), st.lists(st.binary(min_size=1, max_size=30), max_size=3)),
+    st.integers(1, 99),
+)
 def test_a_response_that_is_written_is_read(status, body, size):
     wire = b"HTTP/1.1 %d X\r\n" % status
     if isinstance(body, bytes):

@@ -164,7 +164,10 @@ def test_nothing_is_said_after_the_last_response(talk):
 
 def test_pipelined_requests_are_told_one_at_a_time_in_order(talk):
     """threats A9."""
-    talk >> b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhiGET /3 HTTP/1.1\r\nHost: a\r\n\r\n"
+    (
+        talk
+        >> b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhiGET /3 HTTP/1.1\r\nHost: a\r\n\r\n"
+    )
     talk << [request(1, target=b"/1"), end(1)]
     assert not talk.codec.reading, "a caller that does not wait for answers is not read"
     answered_octets = []
@@ -405,7 +408,8 @@ def test_less_data_than_declared_is_our_own_mistake(talk):
 
 
 CONVERSATION = (
-    b"\r\nPOST /a?b HTTP/1.1\r\nHost: A:80\r\nTransfer-Encoding: Chunked\r\nX-Y:  z \r\n\r\n5;e=1\r\nhello\r\n1\r\n!\r\n0\r\nSum: 1\r\nHost: x\r\n\r\n"
+    b"\r\nPOST /a?b HTTP/1.1\r\nHost: A:80\r\nTransfer-Encoding: Chunked\r\nX-Y:  z \r\n\r\n"
+    b"5;e=1\r\nhello\r\n1\r\n!\r\n0\r\nSum: 1\r\nHost: x\r\n\r\n"
 )
 
 

@@ -64,7 +64,25 @@ def test_a_length_is_re_made_as_canonical_decimal(value, canonical):
 
 @pytest.mark.parametrize(
     "value",
-    [b"+5", b"-1", b"1_0", b"0x10", b"", b" ", b"5,6", b"5,", b",5", b"5;5", b"5 5", b"1e3", b"5.0", b"1" * 20, b"\xd9\xa5", b"\xb2", b"05,5"],
+    [
+        b"+5",
+        b"-1",
+        b"1_0",
+        b"0x10",
+        b"",
+        b" ",
+        b"5,6",
+        b"5,",
+        b",5",
+        b"5;5",
+        b"5 5",
+        b"1e3",
+        b"5.0",
+        b"1" * 20,
+        b"\xd9\xa5",
+        b"\xb2",
+        b"05,5",
+    ],
 )
 def test_a_length_that_is_not_plain_digits_is_refused(value):
     """threats A3; RFC 9110 8.6."""
@@ -104,7 +122,9 @@ def test_an_obfuscated_coding_is_refused(value):
     assert fault_of(parse_field, b"Transfer-Encoding: " + value) is Fault.MALFORMED
 
 
-@pytest.mark.parametrize("value", [b"gzip", b"gzip, chunked", b"deflate,chunked", b"x-gzip", b"compress , gzip", b"xchunked", b"cow", b"chunke"])
+@pytest.mark.parametrize(
+    "value", [b"gzip", b"gzip, chunked", b"deflate,chunked", b"x-gzip", b"compress , gzip", b"xchunked", b"cow", b"chunke"]
+)
 def test_a_coding_that_is_not_carried_is_said_so(value):
     """RFC 9112 6.1: 501 for a transfer coding that is not understood."""
     assert fault_of(parse_field, b"Transfer-Encoding: " + value) is Fault.UNSUPPORTED_CODING
@@ -178,7 +198,10 @@ def test_a_target_has_the_form_that_goes_with_its_method(line, expected):
                 b"GET ://h/ HTTP/1.1",
             )
         ],
-        *[(b"GET / " + version, Fault.UNSUPPORTED_VERSION) for version in (b"HTTP/0.9", b"HTTP/1.2", b"HTTP/2.0", b"HTTP/3.0", b"HTTP/9.9")],
+        *[
+            (b"GET / " + version, Fault.UNSUPPORTED_VERSION)
+            for version in (b"HTTP/0.9", b"HTTP/1.2", b"HTTP/2.0", b"HTTP/3.0", b"HTTP/9.9")
+        ],
     ],
 )
 def test_any_other_request_line_is_refused(line, fault):
@@ -188,7 +211,12 @@ def test_any_other_request_line_is_refused(line, fault):
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [(b"HTTP/1.1 200 OK", (1, 200)), (b"HTTP/1.0 404 ", (0, 404)), (b"HTTP/1.1 599", (1, 599)), (b"HTTP/1.1 204 \xe2\x9c\x93 a\tb", (1, 204))],
+    [
+        (b"HTTP/1.1 200 OK", (1, 200)),
+        (b"HTTP/1.0 404 ", (0, 404)),
+        (b"HTTP/1.1 599", (1, 599)),
+        (b"HTTP/1.1 204 \xe2\x9c\x93 a\tb", (1, 204)),
+    ],
 )
 def test_a_status_line_has_a_version_and_three_digits(line, expected):
     assert parse_status_line(line) == expected

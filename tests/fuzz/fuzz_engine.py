@@ -2,7 +2,8 @@
 
     seeds (the smuggling corpus, conversations, found cases) ──▶ mutate ──▶ check_request / check_response
 
-Everything runs in memory: a mutant goes through the server codec, the validator, a splice and the client codec; what comes out is read again by h11 and by our own server codec.
+Everything runs in memory: a mutant goes through the server codec, the validator, a splice and the client codec; what comes
+in is read by h11 too, what goes out by h11 and by our own server codec again.
 """
 
 from __future__ import annotations
@@ -85,7 +86,10 @@ _SWAPS = (
 _EXTRA_REQUESTS = (
     b"GET / HTTP/1.1\r\nHost: app\r\n\r\n",
     b"POST /a?b=c HTTP/1.1\r\nHost: app:80\r\nContent-Length: 11\r\nContent-Type: text/plain\r\n\r\nhello world",
-    b"PUT /a%20b HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\nX-A: b\r\n\r\n5;e=1\r\nhello\r\n1a\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nX-Sum: 1\r\n\r\n",
+    (
+        b"PUT /a%20b HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\nX-A: b\r\n\r\n"
+        b"5;e=1\r\nhello\r\n1a\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nX-Sum: 1\r\n\r\n"
+    ),
     b"GET /1 HTTP/1.1\r\nHost: app\r\n\r\nGET /2 HTTP/1.1\r\nHost: app\r\n\r\nPOST /3 HTTP/1.1\r\nHost: app\r\nContent-Length: 2\r\n\r\nhi",
     b"HEAD /a HTTP/1.1\r\nHost: app\r\nConnection: close, x-a\r\nX-A: gone\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\nHost: app\r\n\r\n",
@@ -94,9 +98,10 @@ _EXTRA_REQUESTS = (
 )
 _EXTRA_RESPONSES = (
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-A: b\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n",
-    b"HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\n\r\n",
+    b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\n\r\n',
     b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nuntil the end",
 )
+_IN_TRAILERS = {"multiple Transfer-Encoding headers", "conflicting Content-Length headers", "bad Content-Length"}
 _METHODS = (b"GET", b"GET", b"GET", b"HEAD", b"POST")
 
 
@@ -183,6 +188,7 @@ def check_request(octets: bytes, random: Random) -> int:
     # Heads are bounded by their limit, bodies by the window and one read.
     law(longest <= LIMITS.head_octets + 2 * LIMITS.window_octets + LONGEST, "what is held is bounded", longest)
     law(wire.splice is None or wire.down.closing or not wire.splice.done, "an exchange that is done is over")
+    _as_read_by_others(octets, [t for told in wire.told for t in told if t.whole])
     forwarded = 0
     for sent, told in zip(wire.sent, wire.told, strict=True):
         whole = [t for t in told if t.whole]
@@ -192,6 +198,17 @@ def check_request(octets: bytes, random: Random) -> int:
     law(forwarded <= wire.heads <= octets.count(b"\r\n\r\n"), "never more requests out than in", forwarded, wire.heads)
     law(bytes(wire.back).count(b"HTTP/1.1 400") <= 1, "one answer to one fault", bytes(wire.back))
     return forwarded
+
+
+def _as_read_by_others(octets: bytes, whole: list[Told]) -> None:
+    """What we accepted h11 accepts, and reads the same method and body in it: the caller meant no other requests."""
+    theirs = h11_requests(octets)
+    if theirs.error == "no request line received":
+        return  # it wants no empty line before a request; RFC 9112 2.2 asks servers to ignore one
+    if theirs.error in _IN_TRAILERS and len(theirs.messages) > len(theirs.whole):
+        return  # it has accepted the head, and refuses a framing field in the trailers, which we drop
+    read = [(m.start[0], m.body) for m in theirs.whole[: len(whole)]]
+    law(read == [(t.method, bytes(t.body)) for t in whole], "h11 reads the same requests in what came", theirs.error, read)
 
 
 def _as_told(sent: bytes, told: list[Told], whole: list[Told]) -> None:
@@ -220,6 +237,7 @@ def _as_told(sent: bytes, told: list[Told], whole: list[Told]) -> None:
             break
         _answer(codec)
     law([e for e in heard if e[0] == "reset"] == [], "we read all that we send", heard)
+    law(len(whole) < len(told) or codec.idle, "nothing is sent behind the last request", sent)
     heads = [(e[2], e[4], e[3]) for e in heard if e[0] == "request"]
     law(heads[: len(whole)] == [(t.method, t.target, t.host) for t in whole], "we read what was authorised", heads)
     law(sum(e[0] == "end" for e in heard) == len(whole), "we read as many requests as were sent", heard)
@@ -242,7 +260,7 @@ def _answer(codec: Http1Server) -> None:
 
 
 def check_cuts(octets: bytes, random: Random) -> None:
-    """Wherever the octets are cut, the same is heard. Of several faults in one head the first to be seen is named, so only that there is one counts."""
+    """Wherever the octets are cut, the same is heard. Of several faults in one head the first seen is named: that there is one counts."""
 
     def heard(parts: list[bytes]) -> list[object]:
         told = hear(Http1Server(LIMITS, b"http"), parts)

@@ -1,15 +1,11 @@
 """Nobody is read who cannot be passed on: every buffer between two peers has a number."""
 
 import asyncio
-import json
-import re
-import socket
 import sys
-from pathlib import Path
 
 import pytest
 
-from support.mesh import OK, Caller, Mesh, Request, address_of, answers, process, ready, until
+from support.mesh import OK, Mesh, address_of, answers, process, ready, until
 from support.pki import Authority, write
 
 KIB = 1024
@@ -227,7 +223,7 @@ def test_a_half_closed_upload_that_is_not_complete_is_given_up(tmp_path):
         await until(lambda: backend.requests, "the head arrives")
         caller.writer.write_eof()
         await caller.closed()
-        await until(lambda: web.log(), "a record")
+        await until(web.log, "a record")
         assert web.log()[0]["fault"] == "caller_gone"
         await until(lambda: not backend.open, "the upload upstream is cut, not completed")
         assert backend.requests[0].body == b""

@@ -73,6 +73,50 @@ def test_a_request_on_an_idle_connection_is_the_last_there(tmp_path):
     mesh.run(story())
 
 
+def test_a_request_that_follows_a_response_already_begun_is_still_served(tmp_path):
+    """The head of that response could not say `connection: close` any more, so its reader cannot know."""
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        backend = await mesh.backend(held)
+        orders = await mesh.sidecar("orders", app=backend, more="timeouts: {drain: 3s}")
+        caller = await mesh.caller(orders)
+        await caller.send(GET)
+        first = await caller.reader.readuntil(b"half ")
+        assert b"connection: close" not in first
+        ending = asyncio.ensure_future(orders.stop())
+        await until(lambda: orders.running.relay.draining, "it drains")
+        backend.go.set()
+        assert await caller.reader.readexactly(5) == b"done\n"
+        answer = await caller.ask(GET)
+        assert (answer.status, answer.get(b"connection")) == (200, b"close")
+        await ending
+        assert orders.said("stopped")[0]["seconds"] < 2.5
+        caller.close()
+
+    mesh.run(story())
+
+
+def test_a_connection_that_asks_no_more_after_such_a_response_does_not_hold_the_drain_up(tmp_path):
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        backend = await mesh.backend(held)
+        orders = await mesh.sidecar("orders", app=backend, more="timeouts: {drain: 900ms}")
+        caller = await mesh.caller(orders)
+        await caller.send(GET)
+        await caller.reader.readuntil(b"half ")
+        ending = asyncio.ensure_future(orders.stop())
+        await until(lambda: orders.running.relay.draining, "it drains")
+        backend.go.set()
+        assert await caller.closed() == b"done\n"
+        await ending
+        assert orders.said("stopped")[0]["seconds"] < 0.85, "it goes after it has lingered, not at the end of the drain"
+        caller.close()
+
+    mesh.run(story())
+
+
 def test_who_is_in_the_queue_when_the_drain_begins_is_still_served(tmp_path):
     mesh = Mesh(tmp_path)
 

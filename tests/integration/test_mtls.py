@@ -57,7 +57,9 @@ def test_an_endpoint_that_proves_another_identity_gets_not_one_octet(tmp_path, c
         (record,) = web.log()
         assert record["upstream"] == str(impostor.address)
         true = await mesh.backend(tls=mesh.ca.leaf("spiffe://shop/stock"))
-        both = await mesh.sidecar("edge", services=f"  stock: {{endpoints: ['{impostor.address}', '{true.address}'], balance: round_robin}}")
+        both = await mesh.sidecar(
+            "edge", services=f"  stock: {{endpoints: ['{impostor.address}', '{true.address}'], balance: round_robin}}"
+        )
         for _ in range(2):
             assert (await mesh.call(both, post, None)).status == 200
         assert [request.body for request in true.requests] == [b"secret"] * 2

@@ -45,8 +45,6 @@ REFUSED = {
     "two URI SANs": ("not_one_uri", lambda ca: client(ca.leaf(uris=("spiffe://shop/web", "spiffe://shop/b")), ca)),
     "no URI SAN": ("not_one_uri", lambda ca: client(ca.leaf(uris=(), dns=("web",)), ca)),
     "an expired certificate": ("untrusted", lambda ca: client(ca.leaf("spiffe://shop/web", begins=-90.0, lasts=-30.0), ca)),
-    "no ALPN": ("protocol", lambda ca: client(ca.leaf("spiffe://shop/web"), ca, alpn=())),
-    "a foreign ALPN": ("protocol", lambda ca: client(ca.leaf("spiffe://shop/web"), ca, alpn=("ftp",))),
 }
 
 
@@ -68,7 +66,7 @@ def test_a_caller_that_proves_no_identity_is_refused_and_counted(tmp_path, case)
             caller.close()
         except (ssl.SSLError, ConnectionError):
             pass  # TLS 1.3 lets the client know only when it reads
-        await until(lambda: orders.refused(), "the refusal is counted")
+        await until(orders.refused, "the refusal is counted")
         assert orders.refused() == {reason: 1}
         (line,) = orders.said("handshake refused")
         assert line["reason"] == reason
@@ -76,6 +74,25 @@ def test_a_caller_that_proves_no_identity_is_refused_and_counted(tmp_path, case)
         assert not backend.requests
         assert not orders.log()
         assert not orders.running.meters.requests()
+
+    mesh.run(story())
+
+
+@pytest.mark.parametrize("alpn", [(), ("ftp",), ("http/1.1",)])
+def test_whatever_alpn_a_caller_offers_only_http_1_1_is_spoken(tmp_path, alpn):
+    """docs/decisions/0008: another protocol's octets end as 400, so that they cannot be meant for somebody else (ALPACA)."""
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        orders = await mesh.sidecar("orders", app=await mesh.backend())
+        context = client(mesh.ca.leaf("spiffe://shop/web"), mesh.ca, alpn=alpn)
+        caller = await Caller.to(orders.inbound, context)
+        assert (await caller.ask(GET)).status == 200
+        caller.close()
+        caller = await Caller.to(orders.inbound, context)
+        assert (await caller.ask(b"USER anonymous\r\nPASS x\r\n")).status == 400
+        assert await caller.closed() == b""
+        caller.close()
 
     mesh.run(story())
 
@@ -93,7 +110,7 @@ def test_plaintext_on_the_tls_port_is_closed_within_a_second_without_a_body(tmp_
         assert b"HTTP" not in told
         assert len(told) <= 7, "at most a TLS alert"
         caller.close()
-        await until(lambda: orders.refused(), "it is counted")
+        await until(orders.refused, "it is counted")
         assert orders.refused() == {"plaintext": 1}
 
     mesh.run(story())
@@ -110,7 +127,7 @@ def test_refused_handshakes_stand_in_the_metrics_page(tmp_path):
         await caller.send(GET)
         await caller.closed()
         caller.close()
-        await until(lambda: orders.refused(), "it is counted")
+        await until(orders.refused, "it is counted")
         text = page(orders.running.meters)
         assert 'flui_handshakes_refused_total{listener="inbound",reason="plaintext"} 1' in text
 
@@ -272,7 +289,7 @@ def test_an_upstream_that_fails_after_its_response_head_cuts_the_response(tmp_pa
         assert not answer.complete
         assert answer.body in {b"hello", b""}
         caller.close()
-        await until(lambda: orders.log(), "a record")
+        await until(orders.log, "a record")
         (record,) = orders.log()
         assert (record["status"], record["fault"]) == (200, "upstream_reset")
         assert orders.faults() == {"upstream_reset": 1}
@@ -285,7 +302,11 @@ def test_an_upstream_that_fails_after_its_response_head_cuts_the_response(tmp_pa
 MALFORMED = {
     "no host": (b"GET / HTTP/1.1\r\n\r\n", 400, "malformed"),
     "two lengths": (b"POST / HTTP/1.1\r\nhost: o\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\nx", 400, "malformed"),
-    "length and chunked": (b"POST / HTTP/1.1\r\nhost: o\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400, "malformed"),
+    "length and chunked": (
+        b"POST / HTTP/1.1\r\nhost: o\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+        "malformed",
+    ),
     "a dot segment": (b"GET /a/../b HTTP/1.1\r\nhost: o\r\n\r\n", 400, "malformed"),
     "not HTTP": (b"hello\r\n\r\n", 400, "malformed"),
     "a long target": (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nhost: o\r\n\r\n", 414, "target_too_long"),

@@ -62,7 +62,9 @@ def test_100_reloads_of_configuration_and_policy_under_load_fail_no_request(tmp_
 
         count = await asyncio.gather(
             under_load(mesh, orders, "web", GET, reload),
-            under_load(mesh, web, None, GET.replace(b"orders", b"stock"), lambda: until(lambda: web.running.relay.snapshot.version > 50, "50", 40)),
+            under_load(
+                mesh, web, None, GET.replace(b"orders", b"stock"), lambda: until(lambda: web.running.relay.snapshot.version > 50, "50", 40)
+            ),
         )
         assert orders.running.relay.snapshot.version >= 51
         assert web.running.relay.snapshot.version >= 51
@@ -189,7 +191,9 @@ def test_a_removed_service_ends_with_its_last_exchange(tmp_path):
 
     async def story():
         backend = await mesh.backend(held)
-        services = f"  orders: {{endpoints: ['{backend.address}'], plaintext: true}}\n  other: {{endpoints: ['127.0.0.1:9'], plaintext: true}}"
+        services = (
+            f"  orders: {{endpoints: ['{backend.address}'], plaintext: true}}\n  other: {{endpoints: ['127.0.0.1:9'], plaintext: true}}"
+        )
         web = await mesh.sidecar("web", services=services)
         caller = await mesh.caller(web, None)
         await caller.send(GET)

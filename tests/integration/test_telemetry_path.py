@@ -27,7 +27,7 @@ def test_a_traceparent_is_carried_unchanged_with_its_state(tmp_path):
         (request,) = backend.requests
         assert [v for n, v in request.fields if n == b"traceparent"] == [TRACE]
         assert request.get(b"tracestate") == b"a=1"
-        await until(lambda: orders.log(), "recorded")
+        await until(orders.log, "recorded")
         assert web.log()[0]["trace"] == orders.log()[0]["trace"] == TRACE[3:35].decode()
 
     mesh.run(story())

@@ -74,7 +74,9 @@ def test_the_time_spent_on_a_hop_is_taken_off(tmp_path):
         caller = await mesh.caller(web, None)
         await caller.send(GET.replace(b"\r\n\r\n", b"\r\nflui-deadline: 5000\r\n\r\n"))
         exchange: list[Exchange] = []
-        await until(lambda: exchange.extend(e for c in orders.running.gates[0].connections for e in c._exchanges.values()) or exchange, "hop")
+        await until(
+            lambda: exchange.extend(e for c in orders.running.gates[0].connections for e in c._exchanges.values()) or exchange, "hop"
+        )
         begun = exchange[0].splice.begun_at
         await until(lambda: time.monotonic() - begun > 0.2, "200 ms have passed on the second hop")
         waits.set()
@@ -332,7 +334,7 @@ def test_a_handshake_that_takes_too_long_is_given_up_and_counted(tmp_path):
         async with asyncio.timeout(2):
             assert await reader.read() == b""
         assert 0.1 <= time.monotonic() - began < 1.0
-        await until(lambda: orders.refused(), "it is counted")
+        await until(orders.refused, "it is counted")
         assert orders.refused() == {"timeout": 1}
         writer.close()
 

@@ -42,7 +42,9 @@ def refused(file, *said):
     text = file.read_text()
     ports = [free_port(), free_port()]
     if "127.0.0.1:0" in text:
-        text = text.replace("inbound: 127.0.0.1:0", f"inbound: 127.0.0.1:{ports[0]}").replace("{address: 127.0.0.1:0}", f"127.0.0.1:{ports[1]}")
+        text = text.replace("inbound: 127.0.0.1:0", f"inbound: 127.0.0.1:{ports[0]}").replace(
+            "{address: 127.0.0.1:0}", f"127.0.0.1:{ports[1]}"
+        )
         file.write_text(text)
     ended = run("-c", file)
     assert ended.returncode == 1, ended.stderr
@@ -92,7 +94,9 @@ def test_an_address_in_use_is_named_and_nothing_starts_half(tmp_path, which):
     file = Mesh(tmp_path).prepare("orders", app="http://127.0.0.1:9")
     with listening() as port:
         key = which.partition(":")[0]
-        file.write_text(file.read_text().replace(which, f"{{address: 127.0.0.1:{port}}}" if key.startswith("{") else f"{key}: 127.0.0.1:{port}"))
+        file.write_text(
+            file.read_text().replace(which, f"{{address: 127.0.0.1:{port}}}" if key.startswith("{") else f"{key}: 127.0.0.1:{port}")
+        )
         refused(file, (f"127.0.0.1:{port}",))
 
 

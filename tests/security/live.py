@@ -18,9 +18,11 @@ import ssl
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 from unittest import mock
 
 import h11
+import uvloop
 
 from flui.downstream import connection
 from flui.model.config import Limits, Listener, Sidecar
@@ -35,6 +37,7 @@ g, spiffe://shop/caller, role:tester
 p, spiffe://shop/caller, web, *, /
 p, spiffe://shop/caller, web, *, /*
 p, spiffe://shop/caller, web, *, /admin, deny
+p, spiffe://shop/hop, web, *, /*
 p, spiffe://shop/web, backend, *, /
 p, spiffe://shop/web, backend, *, /*
 p, spiffe://shop/web, backend, *, /admin, deny
@@ -91,6 +94,9 @@ class Recording(asyncio.Protocol):
             event = self._h11.next_event()
             if isinstance(event, h11.Request):
                 seen.append(Seen(event.method, event.target, list(event.headers), self))
+                if event.target.startswith(b"/early"):
+                    self._answer(seen[-1])
+                    return
                 if self._h11.they_are_waiting_for_100_continue:
                     self.transport.write(self._h11.send(h11.InformationalResponse(status_code=100, headers=[])))
             elif isinstance(event, h11.Data):
@@ -129,6 +135,7 @@ class Upstream:
         self.errors: list[str] = []
         self.connections: list[Recording] = []
         self.script = (b"", False)
+        """What is said to a request for `/hostile`, and whether the connection ends behind it. `/early` is answered at its head."""
 
 
 class Log:
@@ -163,14 +170,14 @@ class Live:
         policy.mkdir()
         shutil.copy(POLICY, policy / "model.conf")
         (policy / "rules.csv").write_text(RULES)
-        self._tls = raw_context(ssl.PROTOCOL_TLS_CLIENT, shop.leaf("spiffe://shop/caller"), [shop])
+        self._tls = {who: raw_context(ssl.PROTOCOL_TLS_CLIENT, shop.leaf(f"spiffe://shop/{who}"), [shop]) for who in ("caller", "hop")}
         self._certs, self._policy, self._limits = str(certs), str(policy), limits or Limits()
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.running: Running
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> Self:
         self._thread.start()
         assert self._ready.wait(WAIT_S), "the sidecar did not start"
         if self._failure is not None:
@@ -188,8 +195,8 @@ class Live:
         thresholds = gc.get_threshold()
         try:
             # An end after a fault waits this long for a caller that still sends; over TLS every refused case would cost it.
-            with mock.patch.object(connection, "_LINGER_S", 0.05):
-                asyncio.run(self._serve())
+            with mock.patch.object(connection, "_LINGER_S", 0.05), asyncio.Runner(loop_factory=uvloop.Loop) as runner:
+                runner.run(self._serve())
         except BaseException as failure:  # noqa: BLE001 - the test's thread raises it
             self._failure = failure
         finally:
@@ -206,7 +213,7 @@ class Live:
             service="web",
             app=upstream,
             listeners=(
-                Listener("inbound", here, tls=True, authorize=True),
+                Listener("inbound", here, tls=True, authorize=True, trusted_hops=("spiffe://shop/hop",)),
                 Listener("outbound", here, tls=False, authorize=True),
             ),
             admin=None,
@@ -227,12 +234,12 @@ class Live:
         for recording in self.upstream.connections:
             recording.transport.abort()
 
-    def call(self, listener: str) -> Caller:
-        """A raw connection to a listener; over TLS with a good certificate."""
+    def call(self, listener: str, who: str = "caller") -> Caller:
+        """A raw connection to a listener; over TLS with a good certificate. `hop` is allow-listed, `caller` is not."""
         address = self.addresses[listener]
         sock = socket.create_connection((address.host, address.port), WAIT_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return Caller(self._tls.wrap_socket(sock) if listener == "inbound" else sock)
+        return Caller(self._tls[who].wrap_socket(sock) if listener == "inbound" else sock)
 
 
 @dataclass
@@ -254,7 +261,7 @@ class Caller:
         self.ahead = b""
         self.ended = False
 
-    def __enter__(self) -> Caller:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -434,10 +434,16 @@ class Mesh:
 
 
 @contextlib.contextmanager
-def process(*arguments: str | Path, env: dict[str, str] | None = None, stdout: int | None = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    *arguments: str | Path, env: dict[str, str] | None = None, stdout: int | None = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
     """Another process of this interpreter, ended with the block."""
     started = subprocess.Popen(
-        [sys.executable, *map(str, arguments)], env={**os.environ, **(env or {})}, stdout=stdout, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, **(env or {})},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
     )
     try:
         yield started

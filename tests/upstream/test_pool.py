@@ -270,6 +270,46 @@ def test_a_cluster_that_changes_its_identity_starts_anew(tmp_path):
     mesh.run(story())
 
 
+def test_a_refused_dial_over_tls_leaves_no_timer_behind(tmp_path):
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        gone = await mesh.backend()
+        await gone.stop()
+        web = await mesh.sidecar("web", services=f"  stock: {{endpoints: ['{gone.address}']}}", more="timeouts: {connect: 50ms}")
+        assert (await mesh.call(web, b"GET / HTTP/1.1\r\nhost: stock\r\n\r\n", None)).status == 502
+        began = asyncio.get_running_loop().time()
+        await until(lambda: asyncio.get_running_loop().time() > began + 0.15, "three times the time that a dial may take")
+        assert not web.said("unexpected error")
+
+    mesh.run(story())
+
+
+def test_a_connection_closed_by_us_in_the_middle_of_a_response_is_cut_and_not_complete(tmp_path):
+    """A body that ends with its connection looks whole at any end: what we close ourselves (trust is gone, say) is none."""
+    mesh = Mesh(tmp_path)
+
+    async def endless(backend, request, reader, writer):
+        if request is not None:
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+            await reader.read()
+        return request is None
+
+    async def story():
+        backend = await mesh.backend(endless)
+        web = await mesh.sidecar("web", services=f"  stock: {{endpoints: ['{backend.address}'], plaintext: true}}")
+        caller = await mesh.caller(web, None)
+        await caller.send(b"GET / HTTP/1.1\r\nhost: stock\r\n\r\n")
+        await caller.reader.readuntil(b"half\r\n")
+        (connection,) = web.running.relay.pools.by_name["stock"]._all
+        connection.close()
+        assert b"0\r\n\r\n" not in await caller.closed()
+        assert web.log()[0]["fault"] == "upstream_reset"
+        caller.close()
+
+    mesh.run(story())
+
+
 def test_a_dial_that_is_cancelled_leaves_no_socket_behind(tmp_path):
     mesh = Mesh(tmp_path)
 

@@ -22,6 +22,7 @@ from flui.model.fields import (
     PROTECTED,
     SINGLETONS,
     TRACE,
+    TRACE_STATE,
     UPGRADE,
     kind_of,
 )
@@ -114,6 +115,8 @@ def validate(head: RequestHead) -> Fault | None:
             head.forwarded.append(field)
         elif kind == UPGRADE and b"websocket" in field.value.lower():
             head.protocol = b"websocket"
+    if not head.trace and seen & 1 << TRACE_STATE:
+        head.fields = [field for field in head.fields if field.kind != TRACE_STATE]
     if local:
         head.fields = [field for field in head.fields if field.kind <= KEPT and field.name not in options]
     return None

@@ -18,7 +18,7 @@ from flui.model.fields import Field, field
 from flui.model.identity import ANONYMOUS
 from flui.splice import answer
 from flui.transport.alarm import Alarm
-from flui.transport.inbox import INBOX, bound
+from flui.transport.inbox import INBOX, WRITE_HIGH_OCTETS
 from flui.transport.tls import Peer
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Downstream(asyncio.BufferedProtocol):
         transport = cast("asyncio.Transport", transport)  # uvloop's transports are not registered as asyncio's
         self.transport = transport
         gate = self._gate
-        bound(transport, tls=gate.listener.tls)
+        transport.set_write_buffer_limits(WRITE_HIGH_OCTETS)
         now = time.monotonic()
         if gate.listener.tls:
             self._tls_s = now - self._head_since
@@ -105,7 +105,7 @@ class Downstream(asyncio.BufferedProtocol):
                 self._origin = field(b"forwarded", b"for=%b;proto=https" % host.encode())
         gate.connections.add(self)
         self._head_since = self._idle_since = now
-        self._alarm.by(now + self.relay.timeouts.header_s, now)
+        self._alarm.by(now + self._patience(), now)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where octets from the caller go."""
@@ -113,11 +113,15 @@ class Downstream(asyncio.BufferedProtocol):
         return INBOX
 
     def buffer_updated(self, nbytes: int) -> None:
+        """Octets from the caller, over plain TCP."""
+        self.received(bytes(INBOX[:nbytes]))
+
+    def received(self, data: bytes) -> None:
         """Octets from the caller."""
         if self._ending:
             return
         now = time.monotonic()
-        self.codec.receive(bytes(INBOX[:nbytes]))
+        self.codec.receive(data)
         self.pump(now)
 
     def eof_received(self) -> bool:
@@ -304,7 +308,7 @@ class Downstream(asyncio.BufferedProtocol):
                 self.settle(exchange, now)
             self.pump(now)
             if self._exchanges:
-                self._alarm.by(look, now)
+                self._alarm.by(min(look, now + self.relay.linger_s) if self.relay.draining else look, now)
             else:
                 self._rest(now)
         elif self.codec.started:
@@ -319,11 +323,14 @@ class Downstream(asyncio.BufferedProtocol):
             self._rest(now)
 
     def drain(self, now: float) -> None:
-        """The sidecar ends: the exchange in progress is the last here; an idle connection goes after a moment."""
-        self.codec.last()
+        """The sidecar ends: the next response says that it is the last one; an idle connection goes after a moment.
+
+        A response whose head is out cannot say so any more: a request may follow it, which then is the last (`_begin`).
+        """
+        if any(not exchange.splice.status for exchange in self._exchanges.values()):
+            self.codec.last()
         self._idle_since = max(self._idle_since, now)  # a request may be on its way, however long none came
-        if not self._exchanges:
-            self._rest(now)
+        self._alarm.by(now + self.relay.linger_s, now)
 
     def cut(self) -> None:
         """Ends the connection at once: the credential behind it is void."""

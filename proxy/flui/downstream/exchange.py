@@ -93,6 +93,16 @@ class Exchange:
 
     async def _dial(self, pool: ClusterPool, member: Member, key: bytes) -> None:
         """Tries endpoint after endpoint until one can be connected to; nothing of the request is sent before."""
+        try:
+            await self._find(pool, member, key)
+        finally:
+            if self.up is None:
+                self.splice.fail(Fault.INTERNAL)  # unless it is over; only a mistake of ours leads here, and nobody shall wait for it
+            now = time.monotonic()
+            self.down.settle(self, now)
+            self.down.pump(now)
+
+    async def _find(self, pool: ClusterPool, member: Member, key: bytes) -> None:
         while True:
             fault = Fault.INTERNAL
             connection: Upstream | None = None
@@ -112,20 +122,18 @@ class Exchange:
                 return
             if connection is not None:
                 self._attach(connection, member, now)
-                break
+                return
             pool.leave(member)
             self._tried += (member,)
             following = pool.pick(key, self._tried)
             if following is None:
                 self.splice.fail(fault)
-                break
+                return
             member = following
             idle = pool.ready(member)
             if idle is not None:
                 self._attach(idle, member, now)
-                break
-        self.down.settle(self, now)
-        self.down.pump(now)
+                return
 
     # What the upstream connection calls.
 
@@ -149,7 +157,8 @@ class Exchange:
         timeouts = self.down.relay.timeouts
         if now >= self.deadline:
             left = self.splice.head.deadline
-            passed = 0 <= left <= (now - self.splice.begun_at) * 1000
+            # whichever of the two was the shorter: the caller's deadline or the route's timeout
+            passed = left >= 0 and (not forward.timeout_s or left <= forward.timeout_s * 1000)
             self.splice.fail(Fault.DEADLINE_PASSED if passed else Fault.UPSTREAM_TIMEOUT)
             return now
         if now - self.active_at >= forward.idle_timeout_s > 0:

@@ -11,7 +11,7 @@ import ssl
 
 from flui.downstream.relay import Gate
 from flui.model.topology import Address
-from flui.transport.tls import Context
+from flui.transport.secure import Secure
 
 _BACKLOG = 1024
 _ACCEPTS = 64
@@ -112,21 +112,21 @@ class Acceptor:
 
     async def _open(self, sock: socket.socket) -> None:
         gate = self._gate
-        context: Context | None = None
-        handshake_s: float | None = None
-        if gate.listener.tls:
-            assert gate.relay.credentials is not None
-            context = gate.relay.credentials.server_context()
-            handshake_s = gate.relay.timeouts.handshake_s
+        loop = gate.relay.loop
         try:
-            await gate.relay.loop.connect_accepted_socket(gate.protocol, sock, ssl=context, ssl_handshake_timeout=handshake_s)
+            if gate.listener.tls:
+                assert gate.relay.credentials is not None
+                context = gate.relay.credentials.server_context()
+                secure = Secure(gate.protocol(), context, loop, gate.relay.timeouts.handshake_s, server=True)
+                await loop.connect_accepted_socket(lambda: secure, sock)
+                await secure.established()
+            else:
+                await loop.connect_accepted_socket(gate.protocol, sock)
         except ssl.SSLError as error:
             gate.count_refused(_reason(error), str(error))
             sock.close()
         except OSError as error:
-            # Both loops say "the handshake takes too long" with a ConnectionAbortedError that is not the kernel's.
-            late = isinstance(error, TimeoutError) or (isinstance(error, ConnectionAbortedError) and error.errno is None)
-            gate.count_refused("timeout" if late else "aborted", str(error) or type(error).__name__)
+            gate.count_refused("timeout" if isinstance(error, TimeoutError) else "aborted", str(error) or type(error).__name__)
             sock.close()
         finally:
             self._handshakes -= 1

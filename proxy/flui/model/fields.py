@@ -18,22 +18,24 @@ AUTHORIZATION: Final = 3
 EXPECT: Final = 4
 TRACE: Final = 5
 """A well-formed traceparent; one that is not is OURS, for it is replaced and not forwarded."""
-KEY: Final = 6
+TRACE_STATE: Final = 6
+"""tracestate: means something beside its own traceparent only."""
+KEY: Final = 7
 """flui-key: the consistent-hash key."""
-KEPT: Final = 6
-HOST: Final = 7
-CODING: Final = 8
+KEPT: Final = 7
+HOST: Final = 8
+CODING: Final = 9
 """transfer-encoding; its value is exactly `chunked`."""
-CONNECTION: Final = 9
+CONNECTION: Final = 10
 """connection: names what must not be forwarded (RFC 9110 7.6.1)."""
-HOP: Final = 10
+HOP: Final = 11
 """Other fields that end at this hop."""
-UPGRADE: Final = 11
-OURS: Final = 12
+UPGRADE: Final = 12
+OURS: Final = 13
 """Fields that only a sidecar may mint, and every name that folds to one of them: never taken from a peer."""
-DEADLINE: Final = 13
+DEADLINE: Final = 14
 """flui-deadline: what is left of the caller's deadline, in milliseconds."""
-FORWARDED: Final = 14
+FORWARDED: Final = 15
 """forwarded, x-forwarded-*, x-real-ip …: only an allow-listed hop may say them."""
 
 SINGLETONS: Final = frozenset((HOST, CODING, TRACE, KEY, DEADLINE, AUTHORIZATION, CONTENT_TYPE))
@@ -54,6 +56,7 @@ _KINDS: Final[dict[bytes, int]] = {
     b"upgrade": UPGRADE,
     b"expect": EXPECT,
     b"traceparent": TRACE,
+    b"tracestate": TRACE_STATE,
     b"flui-key": KEY,
     b"flui-deadline": DEADLINE,
     b"authorization": AUTHORIZATION,

@@ -14,10 +14,11 @@ import gc
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from watchfiles import awatch
 
@@ -40,6 +41,7 @@ from flui.transport.tls import still_trusted
 from flui.upstream.pool import ClusterPool, Pools
 
 _TICK_S = 0.2
+_AGAIN_S = 1.0
 _POLL_S = 2.0
 _PLAIN_DOMAIN = "local"
 """Trust domain of a sidecar without certificates: it only has plain-text listeners and clusters."""
@@ -111,6 +113,7 @@ class Running:
         snapshot = self._snapshot()
         self.relay = Relay(snapshot, Pools(self._pool), Recorder(self.meters, self.access_log), self.credentials, self.journal, loop)
         self.relay.pools.update(snapshot.config.clusters, config.limits, config.timeouts)
+        loop.set_exception_handler(self._escaped)
         socks: list[socket.socket] = []
         problems: list[Problem] = []
         for listener in config.listeners:
@@ -135,12 +138,15 @@ class Running:
             self._acceptors.append(acceptor)
         views.register(self)
         tasks = self.relay.tasks
-        tasks.start(self._tick())
+        tasks.start(self._always("tick", self._tick))
         if self.credentials is not None:
-            tasks.start(watch(self.credentials, self._certificates_changed, self._certificates_wrong))
+            credentials = self.credentials
+            tasks.start(
+                self._always("watch certificates", lambda: watch(credentials, self._certificates_changed, self._certificates_wrong))
+            )
         folders = _watched(config)
         if folders:
-            tasks.start(self._watch(folders))
+            tasks.start(self._always("watch files", lambda: self._watch(folders)))
         for acceptor in self._acceptors:
             acceptor.start()
         self.ready = True
@@ -198,6 +204,7 @@ class Running:
             fixed = _unchangeable(self.config, config)
             if fixed:
                 self._refused("configuration", fixed)
+                config = self.config  # refused as a whole: not even its policy folder is looked at
             else:
                 self.config = config
                 self._swap("configuration")
@@ -253,6 +260,15 @@ class Running:
                     cut += 1
         return cut
 
+    async def _always(self, what: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs a chore that never ends, and begins it anew should it fail: expiry and rotation must not stop for one bad turn."""
+        while True:
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 - the edge of a task
+                self.journal.error("chore failed", what=what, error=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(_AGAIN_S)
+
     async def _tick(self) -> None:
         """Small chores, five times a second; once a second those that look at every connection."""
         turn = 0
@@ -273,6 +289,13 @@ class Running:
         lapsed = any(c.peer is not None and c.peer.principal.expires_at <= now for gate in self.gates for c in gate.connections)
         if lapsed or self.relay.pools.lapsed(now):
             self.journal.info("certificates expired", connections_closed=self._retrust())
+
+    def _escaped(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The loop caught what a callback of ours let escape; the connection concerned is closed by then."""
+        del loop
+        error = context.get("exception")
+        said = f"{type(error).__name__}: {error}" if error is not None else ""
+        self.journal.error("unexpected error", where=str(context.get("message", "")), error=said)
 
     def _page_failed(self, path: str, error: Exception) -> None:
         self.journal.error("admin page failed", path=path, error=f"{type(error).__name__}: {error}")
@@ -361,7 +384,7 @@ def _stamps(config: Sidecar) -> list[tuple[str, int, int, int]]:
 
 
 async def _ticks(folders: set[str]) -> AsyncGenerator[None, None]:
-    """Something may have changed: after each notification, and every `_POLL_S`, as network file systems and replaced folders tell nobody."""
+    """Something may have changed: after each notification, and every `_POLL_S`, as replaced folders tell nobody."""
     while True:
         yield
         try:

@@ -7,7 +7,6 @@ and says so in one go; nobody reads another socket in between, and what was read
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from flui.model.units import KIB
@@ -15,19 +14,6 @@ from flui.model.units import KIB
 READ_OCTETS: Final = 64 * KIB
 """Octets of one read at most."""
 WRITE_HIGH_OCTETS: Final = 16 * KIB
-"""Octets that wait in a write buffer before nothing more is taken for it. (uvloop: 64 KiB on plain text, but 512 KiB on TLS.)"""
-TLS_READ_OCTETS: Final = 64 * KIB
-"""Octets of TLS records that wait to be decrypted while nobody reads."""
-
+"""Octets that wait in a write buffer before nothing more is taken for it. (The loop alone: 64 KiB.)"""
 INBOX: Final = memoryview(bytearray(READ_OCTETS))
 """Valid from `get_buffer` to the end of `buffer_updated`."""
-
-
-def bound(transport: asyncio.Transport, *, tls: bool) -> None:
-    """Gives the buffers of a new connection their sizes."""
-    transport.set_write_buffer_limits(WRITE_HIGH_OCTETS)
-    if tls:
-        # both loops' TLS transports have it; asyncio.Transport does not declare it
-        limit_reads = getattr(transport, "set_read_buffer_limits", None)
-        if limit_reads is not None:
-            limit_reads(TLS_READ_OCTETS)

@@ -8,7 +8,7 @@ from typing import Protocol, cast
 from flui.codecs.http1 import Http1Client
 from flui.model.config import Limits
 from flui.routing.pick import Member
-from flui.transport.inbox import INBOX, bound
+from flui.transport.inbox import INBOX, WRITE_HIGH_OCTETS
 from flui.transport.tls import Peer
 
 
@@ -32,11 +32,10 @@ class Keeper(Protocol):
 class Upstream(asyncio.BufferedProtocol):
     """One connection to one endpoint."""
 
-    __slots__ = ("_keeper", "_reading", "_tls", "codec", "idle_since", "lost", "member", "owner", "peer", "transport")
+    __slots__ = ("_keeper", "codec", "idle_since", "is_reading", "lost", "member", "owner", "peer", "transport")
 
-    def __init__(self, keeper: Keeper, member: Member, limits: Limits, *, tls: bool) -> None:
+    def __init__(self, keeper: Keeper, member: Member, limits: Limits) -> None:
         self._keeper = keeper
-        self._tls = tls
         self.member = member
         self.codec = Http1Client(limits)
         self.owner: Owner | None = None
@@ -45,13 +44,14 @@ class Upstream(asyncio.BufferedProtocol):
         self.transport: asyncio.Transport
         self.idle_since = 0.0
         self.lost = False
-        self._reading = True
+        self.is_reading = True
+        """Octets of the endpoint are taken in; False while there is no credit for them."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket, and TLS where there is any, is ready. Identity is checked by whoever dialled, before anything is sent."""
         transport = cast("asyncio.Transport", transport)  # uvloop's transports are not registered as asyncio's
         self.transport = transport
-        bound(transport, tls=self._tls)
+        transport.set_write_buffer_limits(WRITE_HIGH_OCTETS)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where octets from the endpoint go."""
@@ -59,9 +59,13 @@ class Upstream(asyncio.BufferedProtocol):
         return INBOX
 
     def buffer_updated(self, nbytes: int) -> None:
+        """Octets from the endpoint, over plain TCP."""
+        self.received(bytes(INBOX[:nbytes]))
+
+    def received(self, data: bytes) -> None:
         """Octets from the endpoint."""
         codec = self.codec
-        codec.receive(bytes(INBOX[:nbytes]))
+        codec.receive(data)
         owner = self.owner
         if owner is not None:
             owner.upstream_spoke()
@@ -74,9 +78,10 @@ class Upstream(asyncio.BufferedProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is gone."""
-        del exc
+        """The socket is gone; with an error, whatever was under way is cut short, also a body that would end with the connection."""
         self.lost = True
+        if exc is not None:
+            self.codec.receive_reset()
         self._ended()
 
     def _ended(self) -> None:
@@ -104,9 +109,9 @@ class Upstream(asyncio.BufferedProtocol):
         octets = codec.take()
         if octets:
             self.transport.write(octets)
-        if codec.reading != self._reading:
-            self._reading = codec.reading
-            if self._reading:
+        if codec.reading != self.is_reading:
+            self.is_reading = codec.reading
+            if self.is_reading:
                 self.transport.resume_reading()
             elif not self.lost:
                 self.transport.pause_reading()
@@ -114,5 +119,7 @@ class Upstream(asyncio.BufferedProtocol):
     def close(self) -> None:
         """Ends the connection; octets not yet written are lost, which is right for a request nobody waits for."""
         self._keeper.forget(self)
+        if self.owner is not None:
+            self.codec.receive_reset()
         if not self.lost:
             self.transport.abort()

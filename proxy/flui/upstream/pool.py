@@ -20,6 +20,7 @@ from flui.model.topology import Cluster, Endpoint, Policy
 from flui.routing.pick import Member, Picker, picker
 from flui.telemetry.meters import UPSTREAM_CONNECTS, Meters
 from flui.transport.credentials import Credentials
+from flui.transport.secure import Secure
 from flui.transport.tls import Context, agreed, expect, peer, still_trusted
 from flui.upstream.connection import Upstream
 
@@ -35,7 +36,20 @@ class DialError(Exception):
 class ClusterPool:
     """The members of one cluster and the idle connections to them."""
 
-    __slots__ = ("_all", "_credentials", "_current", "_idle", "_limits", "_meters", "_picker", "_random", "_timeouts", "cluster", "keyed", "members")
+    __slots__ = (
+        "_all",
+        "_credentials",
+        "_current",
+        "_idle",
+        "_limits",
+        "_meters",
+        "_picker",
+        "_random",
+        "_timeouts",
+        "cluster",
+        "keyed",
+        "members",
+    )
 
     def __init__(
         self, cluster: Cluster, credentials: Credentials | None, limits: Limits, timeouts: Timeouts, meters: Meters, random: Random
@@ -91,6 +105,8 @@ class ClusterPool:
         member = connection.member
         member.active -= 1
         if connection.codec.reusable and not connection.lost and member in self._current:
+            if not connection.is_reading:
+                connection.flush()  # or it would not see its endpoint hang up
             idle = self._idle.get(member)
             if idle is None:
                 idle = self._idle[member] = []
@@ -138,17 +154,26 @@ class ClusterPool:
             if self._credentials is None:
                 raise DialError(Fault.UPSTREAM_IDENTITY, "no credentials to speak TLS with")
             context = self._credentials.client_context()
+        connection = Upstream(self, member, self._limits)
+        connect_s = self._timeouts.connect_s
+        secure: Secure | None = None
         try:
-            async with asyncio.timeout(self._timeouts.connect_s):
-                transport, connection = await loop.create_connection(
-                    lambda: Upstream(self, member, self._limits, tls=context is not None),
-                    address.host,
-                    address.port,
-                    ssl=context,
-                    server_hostname="" if context is not None else None,
-                )
+            async with asyncio.timeout(connect_s):
+                if context is None:
+                    await loop.create_connection(lambda: connection, address.host, address.port)
+                else:
+                    wire = Secure(connection, context, loop, connect_s, server=False)
+                    await loop.create_connection(lambda: wire, address.host, address.port)
+                    secure = wire
+                    await wire.established()
         except TimeoutError:
+            if secure is not None:
+                secure.abort()
             raise DialError(Fault.CONNECT_TIMEOUT, f"{address}: no connection within {self._timeouts.connect_s:g} s") from None
+        except asyncio.CancelledError:
+            if secure is not None:
+                secure.abort()
+            raise
         except (ssl.SSLError, ConnectionResetError) as error:
             raise DialError(Fault.UPSTREAM_REFUSED, f"{address}: {error}") from error
         except OSError as error:
@@ -157,12 +182,12 @@ class ClusterPool:
         if cluster.identity is not None:
             assert self._credentials is not None
             try:
-                ssl_object = transport.get_extra_info("ssl_object")
+                ssl_object = connection.transport.get_extra_info("ssl_object")
                 agreed(ssl_object, self._credentials.alpn)
                 connection.peer = peer(ssl_object, self._credentials)
                 expect(connection.peer.principal, cluster.identity)
             except SvidError as error:
-                transport.abort()
+                connection.transport.abort()
                 raise DialError(Fault.UPSTREAM_IDENTITY, f"{address}: {error}") from error
         return connection
 
@@ -221,7 +246,7 @@ class Pools:
         self.by_name: dict[str, ClusterPool] = {}
 
     def update(self, clusters: Iterable[Cluster], limits: Limits, timeouts: Timeouts) -> None:
-        """Makes the pools those of `clusters`. A cluster whose identity or kind changed starts anew; exchanges under way end as they began."""
+        """Makes the pools those of `clusters`. One whose identity or kind changed starts anew; exchanges under way end as they began."""
         wanted = {cluster.name: cluster for cluster in clusters}
         for name in list(self.by_name):
             if name not in wanted:

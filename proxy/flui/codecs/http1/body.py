@@ -67,11 +67,12 @@ class Body:
         self._left = octets
         self.done = False
 
-    def begin_chunked(self) -> None:
-        """The body is chunked."""
+    def begin_chunked(self, head_octets: int = 0) -> None:
+        """The body is chunked; its trailer section shares the limit of octets with the head, which had `head_octets`."""
         self._mode = _CHUNKED
         self._state = _SIZE
-        self._left = self._total = self._extensions = self._trailer_octets = 0
+        self._left = self._total = self._extensions = 0
+        self._trailer_octets = head_octets
         self._trailers = None
         self.done = False
 

@@ -106,6 +106,12 @@ class Http1Client:
         elif self._state in {_HEAD, _BODY}:
             self._fail(Fault.UPSTREAM_RESET)
 
+    def receive_reset(self) -> None:
+        """The connection broke: nothing that was under way has ended well."""
+        self.closing = True
+        if self._state in {_HEAD, _BODY}:
+            self._fail(Fault.UPSTREAM_RESET)
+
     def _advance(self, data: bytes) -> None:
         try:
             while data:
@@ -192,7 +198,7 @@ class Http1Client:
         body = self._body
         body.credit = self._window
         if chunked:
-            body.begin_chunked()
+            body.begin_chunked(len(octets))
         elif length != UNKNOWN:
             body.begin_length(length)
         else:

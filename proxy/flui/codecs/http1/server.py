@@ -257,7 +257,7 @@ class Http1Server:
         body = self._body
         body.credit = self._window
         if chunked:
-            body.begin_chunked()
+            body.begin_chunked(size)
         else:
             body.begin_length(length)
 
