@@ -299,6 +299,8 @@ def test_equal_keys_go_to_the_same_endpoint_and_move_only_when_it_is_gone(tmp_pa
         assert before == await served()
         assert len(set(before.values())) == 3
         await backends[0].stop()
+        pool = web.running.relay.pools.by_name["stock"]
+        await until(lambda: pool.open_count() == 2, "its connections are gone")  # else a request could still be sent on one
         after = await served()
         gone = str(backends[0].address)
         assert gone not in after.values()

@@ -392,7 +392,10 @@ def test_500_slow_readers_of_100_mb_cost_less_than_192_mib(tmp_path, tls, record
         try:
             port = int(peers.stdout.readline())
             service = f"  orders: {{endpoints: ['127.0.0.1:{port}'], plaintext: true}}"
-            file = mesh.prepare("bench", app=f"http://127.0.0.1:{port}", services=service, access_log="off")
+            routes = "routes:\n  - {name: slow, to: orders, timeout: 0s}"
+            file = mesh.prepare(
+                "bench", app=f"{{url: 'http://127.0.0.1:{port}', timeout: 0s}}", services=service, access_log="off", more=routes
+            )
             write(tmp_path / "caller", "web", shop.leaf("spiffe://shop/web"), shop)
             with process("-m", "flui", "run", "-c", file) as sidecar:
                 at = address_of(ready(sidecar)["inbound" if tls else "outbound"])

@@ -28,7 +28,6 @@ class Case:
     present: tuple[bytes, ...]
     trailers: tuple[bytes, ...]
     listener: str
-    also_logged: tuple[int, ...]
     threats: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -98,7 +97,6 @@ def cases() -> list[Case]:
                     present=_all(row.get("present", [])),
                     trailers=_all(row.get("trailers", [])),
                     listener=row.get("listener", ""),
-                    also_logged=tuple(row.get("also_logged", [])),
                     threats=tuple(row.get("threats", tree["threats"])),
                 )
             )

@@ -139,7 +139,7 @@ def test_no_shape_smuggles_a_request(live, case, listener):
 
     # What was authorised, says the access log, is what the upstream read.
     records = [r for r in log.records(log_before) if r["path"] not in {"/sentinel", "/probe"}]
-    assert [r["status"] for r in records if r["status"] != 499] == [*case.statuses, *case.also_logged]
+    assert [r["status"] for r in records if r["status"] != 499] == list(case.statuses)
     forwarded = [(r["method"], r["path"]) for r in records if r["upstream"] and not r["fault"]]
     assert forwarded == [(s.method.decode(), s.target.decode().partition("?")[0]) for s in whole]
 

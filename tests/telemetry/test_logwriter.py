@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flui.telemetry.logwriter import BATCH_LINES, LogWriter, open_log
+from flui.telemetry.logwriter import BATCH_OCTETS, LogWriter, open_log
 
 
 def _drain(fd: int, octets: int) -> bytes:
@@ -46,9 +46,9 @@ def test_a_quiet_log_is_written_on_kick() -> None:
 def test_a_full_batch_needs_no_kick() -> None:
     reader, fd = os.pipe()
     writer = LogWriter(fd)
-    for _ in range(BATCH_LINES):
+    for _ in range(BATCH_OCTETS // 2):
         writer.write(b"x\n")
-    assert _drain(reader, 2 * BATCH_LINES) == b"x\n" * BATCH_LINES
+    assert _drain(reader, BATCH_OCTETS) == b"x\n" * (BATCH_OCTETS // 2)
     assert writer.close(10)
     os.close(reader)
     os.close(fd)
@@ -62,7 +62,7 @@ def test_a_pipe_that_nobody_reads_never_blocks_and_lines_past_the_limit_are_coun
         writer.write(line)
     # a pipe holds 64 KiB; what was handed over is bounded, and the rest was given up
     assert writer.pending <= 200_000
-    assert writer.dropped >= 1_024 - 200 - 66 - BATCH_LINES
+    assert writer.dropped >= 1_024 - 200 - 66 - BATCH_OCTETS // 1_000 - 1
     assert not writer.flush(0.01)
     kept = 1_024 - writer.dropped
     assert _drain(reader, kept * 1_000) == line * kept

@@ -165,7 +165,7 @@ class Downstream(asyncio.BufferedProtocol):
                 if exchange is not None:
                     exchange.active_at = now
                     exchange.splice.from_down(event)
-                elif isinstance(event, Reset):
+                elif isinstance(event, Reset) and not codec.closing:
                     self._refuse(event.stream, event.fault, None)
             for exchange in list(exchanges.values()):
                 self.settle(exchange, now)
@@ -248,6 +248,8 @@ class Downstream(asyncio.BufferedProtocol):
                 self.transport.resume_reading()
             else:
                 self.transport.pause_reading()
+                for exchange in self._exchanges.values():
+                    exchange.held = True
         if not self._exchanges and codec.started:
             self._rest(now)
 

@@ -31,7 +31,7 @@ _MIN_RATE = 500
 class Exchange:
     """One request and its response, between a downstream connection and an upstream one."""
 
-    __slots__ = ("_body_checked_at", "_body_seen", "_pool", "_tried", "active_at", "deadline", "down", "splice", "up")
+    __slots__ = ("_body_checked_at", "_body_seen", "_pool", "_tried", "active_at", "deadline", "down", "held", "splice", "up")
 
     def __init__(self, down: Downstream, head: RequestHead, decision: Decision, now: float, trace: bytes, origin: Field | None) -> None:
         self.down = down
@@ -39,6 +39,8 @@ class Exchange:
         self.up: Upstream | None = None
         self.active_at = now
         """When either side last said something."""
+        self.held = False
+        """The caller was not read for a while: that its body is slow is not its fault."""
         self.deadline = _NEVER
         """When it must be over; monotonic seconds."""
         self._pool: ClusterPool | None = None
@@ -144,10 +146,6 @@ class Exchange:
         self.down.settle(self, now)
         self.down.pump(now)
 
-    def upstream_lost(self) -> None:
-        """See `Owner`."""
-        self.upstream_spoke()
-
     # Time.
 
     def due(self, now: float) -> float:
@@ -168,9 +166,10 @@ class Exchange:
         if not self.splice.request_ended:
             since = now - self._body_checked_at
             if since >= timeouts.body_idle_s:
-                if self.down.codec.reading and self.splice.octets_in - self._body_seen < _MIN_RATE * since:
+                if not self.held and self.splice.octets_in - self._body_seen < _MIN_RATE * since:
                     self.down.codec.fail(Fault.REQUEST_TIMEOUT)
                     return now
+                self.held = not self.down.codec.reading
                 self._body_checked_at = now
                 self._body_seen = self.splice.octets_in
             look = min(look, self._body_checked_at + timeouts.body_idle_s)

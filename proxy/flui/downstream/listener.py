@@ -113,6 +113,7 @@ class Acceptor:
     async def _open(self, sock: socket.socket) -> None:
         gate = self._gate
         loop = gate.relay.loop
+        accepted = False
         try:
             if gate.listener.tls:
                 assert gate.relay.credentials is not None
@@ -122,13 +123,14 @@ class Acceptor:
                 await secure.established()
             else:
                 await loop.connect_accepted_socket(gate.protocol, sock)
+            accepted = True
         except ssl.SSLError as error:
             gate.count_refused(_reason(error), str(error))
-            sock.close()
         except OSError as error:
             gate.count_refused("timeout" if isinstance(error, TimeoutError) else "aborted", str(error) or type(error).__name__)
-            sock.close()
         finally:
+            if not accepted:
+                sock.close()
             self._handshakes -= 1
 
 

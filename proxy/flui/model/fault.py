@@ -23,8 +23,6 @@ class Dialects:
     """HTTP/3 error code (RFC 9114 8.1)."""
     ws: int
     """WebSocket close code (RFC 6455 7.4.1)."""
-    closes: bool = False
-    """The connection cannot be trusted to be in step any more, and ends."""
     retry_after_s: int = 0
     """When to come back; 0: not said."""
 
@@ -65,16 +63,16 @@ class Fault(Enum):
 
 # h2: 0 NO_ERROR, 1 PROTOCOL_ERROR, 2 INTERNAL_ERROR, 7 REFUSED_STREAM, 8 CANCEL, 11 ENHANCE_YOUR_CALM
 DIALECTS: Final[dict[Fault, Dialects]] = {
-    Fault.MALFORMED: Dialects(400, "Bad Request", 13, 1, 0x10E, 1002, closes=True),
-    Fault.HEAD_TOO_LARGE: Dialects(431, "Request Header Fields Too Large", 8, 11, 0x107, 1009, closes=True),
-    Fault.TARGET_TOO_LONG: Dialects(414, "URI Too Long", 8, 11, 0x107, 1009, closes=True),
-    Fault.BODY_TOO_LARGE: Dialects(413, "Content Too Large", 8, 8, 0x10C, 1009, closes=True),
-    Fault.UNSUPPORTED_CODING: Dialects(501, "Not Implemented", 12, 1, 0x10E, 1003, closes=True),
-    Fault.UNSUPPORTED_VERSION: Dialects(505, "HTTP Version Not Supported", 12, 1, 0x110, 1002, closes=True),
-    Fault.UPGRADE_REFUSED: Dialects(501, "Not Implemented", 12, 8, 0x10C, 1003, closes=True),
-    Fault.METHOD_REFUSED: Dialects(501, "Not Implemented", 12, 8, 0x10C, 1003, closes=True),
-    Fault.REQUEST_TIMEOUT: Dialects(408, "Request Timeout", 4, 8, 0x10C, 1001, closes=True),
-    Fault.CALLER_GONE: Dialects(499, "Client Closed Request", 1, 8, 0x10C, 1001, closes=True),
+    Fault.MALFORMED: Dialects(400, "Bad Request", 13, 1, 0x10E, 1002),
+    Fault.HEAD_TOO_LARGE: Dialects(431, "Request Header Fields Too Large", 8, 11, 0x107, 1009),
+    Fault.TARGET_TOO_LONG: Dialects(414, "URI Too Long", 8, 11, 0x107, 1009),
+    Fault.BODY_TOO_LARGE: Dialects(413, "Content Too Large", 8, 8, 0x10C, 1009),
+    Fault.UNSUPPORTED_CODING: Dialects(501, "Not Implemented", 12, 1, 0x10E, 1003),
+    Fault.UNSUPPORTED_VERSION: Dialects(505, "HTTP Version Not Supported", 12, 1, 0x110, 1002),
+    Fault.UPGRADE_REFUSED: Dialects(501, "Not Implemented", 12, 8, 0x10C, 1003),
+    Fault.METHOD_REFUSED: Dialects(501, "Not Implemented", 12, 8, 0x10C, 1003),
+    Fault.REQUEST_TIMEOUT: Dialects(408, "Request Timeout", 4, 8, 0x10C, 1001),
+    Fault.CALLER_GONE: Dialects(499, "Client Closed Request", 1, 8, 0x10C, 1001),
     Fault.DENIED: Dialects(403, "Forbidden", 7, 8, 0x10C, 1008),
     Fault.NO_ROUTE: Dialects(404, "Not Found", 12, 8, 0x10C, 1008),
     Fault.POLICY_UNAVAILABLE: Dialects(503, "Service Unavailable", 14, 7, 0x10B, 1013, retry_after_s=1),
@@ -88,6 +86,6 @@ DIALECTS: Final[dict[Fault, Dialects]] = {
     Fault.CONNECT_TIMEOUT: Dialects(504, "Gateway Timeout", 14, 7, 0x10B, 1013),
     Fault.UPSTREAM_TIMEOUT: Dialects(504, "Gateway Timeout", 4, 8, 0x10C, 1013),
     Fault.OVERLOADED: Dialects(503, "Service Unavailable", 14, 7, 0x10B, 1013, retry_after_s=1),
-    Fault.DRAINING: Dialects(503, "Service Unavailable", 14, 7, 0x10B, 1001, closes=True, retry_after_s=1),
-    Fault.INTERNAL: Dialects(500, "Internal Server Error", 13, 2, 0x102, 1011, closes=True),
+    Fault.DRAINING: Dialects(503, "Service Unavailable", 14, 7, 0x10B, 1001, retry_after_s=1),
+    Fault.INTERNAL: Dialects(500, "Internal Server Error", 13, 2, 0x102, 1011),
 }

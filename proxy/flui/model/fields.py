@@ -70,6 +70,9 @@ _KINDS: Final[dict[bytes, int]] = {
     b"x-http-method-override": OURS,
     b"x-http-method": OURS,
     b"x-method-override": OURS,
+    # threats D1: what was authorised is the path on the wire; some servers read these in its place
+    b"x-original-url": OURS,
+    b"x-rewrite-url": OURS,
 }
 
 _PREFIXES: Final = ((b"flui-", OURS), (b"x-forwarded-", FORWARDED), (b"x-envoy-", FORWARDED))

@@ -3,7 +3,7 @@
 Every member has many points on a circle of 64-bit numbers, and a key belongs to the member of the next point. Points
 are hashes of the member's *name*: a new address, another order of the members or another process change nothing, so
 all sidecars that know the same members agree without talking to one another. For the same reason the hash has no
-secret: whoever chooses keys can aim them at one member. What that can do is bounded by `pick.Ring`.
+secret: whoever chooses keys can aim them at one member. What that can do is bounded by `pick.RingPicker`.
 
 Point i of a member is XXH3-64 of its name in UTF-8 with seed i; a key is XXH3-64 of its octets with seed 0.
 """

@@ -262,7 +262,7 @@ async def _ticks(folder: Path) -> AsyncGenerator[None, None]:
         yield
         try:
             changes = awatch(
-                folder, watch_filter=None, debounce=400, step=50, rust_timeout=int(POLL_S * 1000), yield_on_timeout=True, recursive=False
+                folder, watch_filter=None, debounce=400, step=200, rust_timeout=int(POLL_S * 1000), yield_on_timeout=True, recursive=False
             )
             async with aclosing(changes):
                 async for _ in changes:

@@ -18,9 +18,6 @@ class Owner(Protocol):
     def upstream_spoke(self) -> None:
         """The codec has events."""
 
-    def upstream_lost(self) -> None:
-        """The connection is gone; the codec has events that say what that means."""
-
 
 class Keeper(Protocol):
     """Who keeps the connection while it is idle."""
@@ -88,7 +85,7 @@ class Upstream(asyncio.BufferedProtocol):
         self.codec.receive_eof()
         owner = self.owner
         if owner is not None:
-            owner.upstream_lost()
+            owner.upstream_spoke()
         else:
             self._keeper.forget(self)
 

@@ -18,7 +18,6 @@ _VALUE: Final = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 """RFC 9110 5.5: VCHAR, blanks and obs-text; no CR, LF, NUL or other controls."""
 _VCHAR: Final = bytes(range(0x21, 0x7F))
 _DIGITS: Final = b"0123456789"
-_ALPHA: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 _MEMO_LINES: Final = 4096
 _MEMO_OCTETS: Final = 256

@@ -64,7 +64,7 @@ class Http1Server:
 
         Args:
             limits: What a peer may make us hold.
-            scheme: `https` on a TLS connection, else `http`; a target that claims another is malformed.
+            scheme: `https` on a TLS connection, else `http`; over TLS a target that claims `http` is malformed.
         """
         self._limits = limits
         self._scheme = scheme
