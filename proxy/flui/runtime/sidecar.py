@@ -389,7 +389,13 @@ async def _ticks(folders: set[str]) -> AsyncGenerator[None, None]:
         yield
         try:
             changes = awatch(
-                *folders, watch_filter=None, debounce=200, step=200, rust_timeout=int(_POLL_S * 1000), yield_on_timeout=True, recursive=False
+                *folders,
+                watch_filter=None,
+                debounce=200,
+                step=200,
+                rust_timeout=int(_POLL_S * 1000),
+                yield_on_timeout=True,
+                recursive=False,
             )
             async with aclosing(changes):
                 async for _ in changes:

@@ -44,7 +44,21 @@ class LogWriter:
         limit: octets that may wait for the descriptor. At most `BATCH_OCTETS` and a line more wait to be handed over.
     """
 
-    __slots__ = ("_fd", "_gathered", "_handed", "_limit", "_lines", "_lost", "_path", "_queue", "_refused", "_thread", "_torn", "_written", "failure")
+    __slots__ = (
+        "_fd",
+        "_gathered",
+        "_handed",
+        "_limit",
+        "_lines",
+        "_lost",
+        "_path",
+        "_queue",
+        "_refused",
+        "_thread",
+        "_torn",
+        "_written",
+        "failure",
+    )
 
     def __init__(self, fd: int, path: str = "", limit: int = 1 * MIB) -> None:
         self._fd = fd

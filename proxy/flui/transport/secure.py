@@ -135,7 +135,7 @@ class Secure(asyncio.BufferedProtocol):
             self._fail(exc or ConnectionResetError("the connection was lost during the handshake"))
         elif self._state == _OPEN:
             self._state = _OVER
-            self._above.connection_lost(exc)
+            self._above.connection_lost(None if self._closing else exc)
 
     def pause_writing(self) -> None:
         """The socket's write buffer is above its mark."""
