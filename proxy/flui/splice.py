@@ -123,19 +123,19 @@ class Splice:
         self.attached_at = now
         self.sent = True
         head = self.head
-        fields = head.fields
-        fields.extend(forward.add)
+        extra = list(forward.add)
         if not head.trace:
-            fields.append(field(b"traceparent", self.trace))
+            extra.append(field(b"traceparent", self.trace))
         if head.deadline >= 0:
-            fields.append(field(b"flui-deadline", b"%d" % self.left_ms(now)))
+            extra.append(field(b"flui-deadline", b"%d" % self.left_ms(now)))
         elif forward.deadline is not None:
             fresh = now - self.begun_at < 0.001
-            fields.append(forward.deadline if fresh else field(b"flui-deadline", b"%d" % self.left_ms(now)))
+            extra.append(forward.deadline if fresh else field(b"flui-deadline", b"%d" % self.left_ms(now)))
         if head.forwarded is not None and forward.keep_forwarded:
-            fields.extend(head.forwarded)
+            extra.extend(head.forwarded)
         if self._origin is not None:
-            fields.append(self._origin)
+            extra.append(self._origin)
+        head.extra = extra
         head.stream = self.up_stream = up.open()
         up.send(head)
         pending = self._pending
@@ -170,6 +170,7 @@ class Splice:
         elif isinstance(event, ResponseHead):
             if event.local:
                 event.fields = _forwardable(event.fields)
+                event.http1 = b""
             if event.status >= 200:
                 self.status = event.status
                 self.first_at = now

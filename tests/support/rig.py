@@ -294,7 +294,7 @@ class Wire:
         self._answered = False
         splice = self.splice = Splice(self.down, head, DECISION, 0.0, TRACE, None)
         splice.attach(self.ups[-1], 0.0)
-        self.told[-1].append(Told(head.method, head.path + head.query, head.authority, pairs(head.fields), head.length))
+        self.told[-1].append(Told(head.method, head.path + head.query, head.authority, pairs([*head.fields, *(head.extra or ())]), head.length))
 
     def held(self) -> int:
         """Octets that codecs and splice hold."""

@@ -54,6 +54,8 @@ def validate(head: RequestHead) -> Fault | None:
     Returns:
         None when the request is fit to be decided on; else the fault to answer it with.
     """
+    if head.vetted:
+        return None
     if head.method == b"CONNECT":
         return Fault.METHOD_REFUSED
     raw = head.path
@@ -119,6 +121,7 @@ def validate(head: RequestHead) -> Fault | None:
         head.fields = [field for field in head.fields if field.kind != TRACE_STATE]
     if local:
         head.fields = [field for field in head.fields if field.kind <= KEPT and field.name not in options]
+    head.vetted = True
     return None
 
 

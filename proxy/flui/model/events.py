@@ -28,9 +28,11 @@ class RequestHead:
     __slots__ = (
         "authority",
         "deadline",
+        "extra",
         "fields",
         "forwarded",
         "host",
+        "http1",
         "key",
         "length",
         "method",
@@ -41,6 +43,7 @@ class RequestHead:
         "special",
         "stream",
         "trace",
+        "vetted",
     )
 
     def __init__(
@@ -76,6 +79,12 @@ class RequestHead:
         """Octets of body that will follow: 0 none, `UNKNOWN`, or the declared length."""
         self.protocol = protocol
         """The protocol an extended CONNECT or an Upgrade asks for; empty otherwise."""
+        self.extra: list[Field] | None = None
+        """What the relay adds behind `fields`; `fields` itself stays as it is, for a caller that sends the same head again."""
+        self.http1 = b""
+        """Octets of start line, host and `fields` in HTTP/1.1, once somebody has needed them."""
+        self.vetted = False
+        """The validator has seen it, and found nothing."""
 
     # Found by the validator in its one pass over the fields; not there before.
     host: bytes
@@ -96,7 +105,7 @@ class RequestHead:
 class ResponseHead:
     """A response has begun, or an interim response (status 1xx) passes."""
 
-    __slots__ = ("fields", "length", "local", "status", "stream")
+    __slots__ = ("fields", "http1", "length", "local", "status", "stream")
 
     def __init__(self, stream: int, status: int, fields: list[Field], length: int, local: bool = False) -> None:
         self.stream = stream
@@ -106,6 +115,8 @@ class ResponseHead:
         """Octets of body that will follow: 0 none, `UNKNOWN`, or the declared length."""
         self.local = local
         """Some fields are for this hop only, or may not be said by a peer: a relay takes them out."""
+        self.http1 = b""
+        """Octets of status line and `fields` in HTTP/1.1, once somebody has needed them."""
 
     def __repr__(self) -> str:
         return f"ResponseHead({self.stream}, {self.status}, length={self.length})"

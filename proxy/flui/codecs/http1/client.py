@@ -18,6 +18,9 @@ from flui.model.events import UNKNOWN, Credit, Data, End, Event, RequestHead, Re
 from flui.model.fault import Fault
 from flui.model.fields import CODING, CONNECTION, KEPT, LENGTH
 
+_LAST_OCTETS: Final = 1024
+"""Octets of a head that is kept, in case the upstream sends it again."""
+
 _IDLE: Final = 0
 _HEAD: Final = 1
 _BODY: Final = 2
@@ -31,9 +34,13 @@ class Http1Client:
         "_bodiless",
         "_body",
         "_chunked",
+        "_chunked_in",
         "_events",
         "_in",
         "_interim",
+        "_last",
+        "_last_head",
+        "_last_length",
         "_left",
         "_limits",
         "_out",
@@ -56,6 +63,9 @@ class Http1Client:
         self._body = Body(limits)
         self._window = limits.window_octets
         self._in = b""
+        self._last = b"\0"  # no head is
+        self._last_head: ResponseHead | None = None
+        self._last_length = 0
         self._scanned = 0
         self._out: list[bytes] = []
         self._events: list[Event] = []
@@ -64,6 +74,7 @@ class Http1Client:
         self._interim = 0
         self._bodiless = False
         self._chunked = False
+        self._chunked_in = False
         self._persistent = True
         self._requesting = False
         self._left = 0
@@ -148,6 +159,10 @@ class Http1Client:
             self.reading = True
 
     def _head(self, octets: bytes) -> None:
+        if octets == self._last:  # an upstream that repeats itself: nothing in it needs to be looked at again
+            assert self._last_head is not None
+            self._begin(self._last_head, self._last_length, len(octets))
+            return
         limits = self._limits
         lines = octets.split(b"\r\n")
         if len(lines) - 1 > limits.fields or len(octets) > limits.head_octets:
@@ -187,9 +202,22 @@ class Http1Client:
             self._events.append(ResponseHead(self._stream, status, fields, 0, local))
             return
         self._persistent = persistent
+        self._chunked_in = chunked
+        head = ResponseHead(0, status, fields, length, local)
+        if persistent and length != UNKNOWN and len(octets) <= _LAST_OCTETS:
+            self._last = octets
+            self._last_head = head
+            self._last_length = length
+        self._begin(head, length, len(octets))
+
+    def _begin(self, head: ResponseHead, length: int, size: int) -> None:
+        """A final response begins; one that is said again is the same object, for the exchange before it is over."""
+        status = head.status
         if self._bodiless or status == 204 or status == 304:
             length = 0
-        self._events.append(ResponseHead(self._stream, status, fields, length, local))
+        head.stream = self._stream
+        head.length = length
+        self._events.append(head)
         if not length:
             self._events.append(End(self._stream))
             self._complete()
@@ -197,10 +225,10 @@ class Http1Client:
         self._state = _BODY
         body = self._body
         body.credit = self._window
-        if chunked:
-            body.begin_chunked(len(octets))
-        elif length != UNKNOWN:
+        if length != UNKNOWN:
             body.begin_length(length)
+        elif self._chunked_in:
+            body.begin_chunked(size)
         else:
             self._persistent = False
             body.begin_close()
@@ -260,8 +288,14 @@ class Http1Client:
         self._requesting = True
         self._bodiless = head.method == b"HEAD"
         out = self._out
-        out.append(b"%b %b%b HTTP/1.1\r\nhost: %b\r\n" % (head.method, head.path, head.query, head.authority))
-        out.extend([field.wire for field in head.fields])
+        wire = head.http1
+        if not wire:
+            fields = b"".join([field.wire for field in head.fields])
+            wire = head.http1 = b"%b %b%b HTTP/1.1\r\nhost: %b\r\n%b" % (head.method, head.path, head.query, head.authority, fields)
+        out.append(wire)
+        extra = head.extra
+        if extra:
+            out.extend([field.wire for field in extra])
         self._left = head.length
         self._chunked = head.length == UNKNOWN
         out.append(b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n")

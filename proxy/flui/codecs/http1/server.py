@@ -25,6 +25,9 @@ _BODY: Final = 1
 _WAIT: Final = 2
 _DONE: Final = 3
 
+_LAST_OCTETS: Final = 1024
+"""Octets of a head that is kept, in case the caller sends it again."""
+
 _STATUS_LINES: Final[dict[int, bytes]] = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
 }
@@ -41,6 +44,8 @@ class Http1Server:
         "_eof",
         "_events",
         "_in",
+        "_last",
+        "_last_head",
         "_left",
         "_limits",
         "_minor",
@@ -71,6 +76,8 @@ class Http1Server:
         self._body = Body(limits)
         self._window = limits.window_octets
         self._in = b""
+        self._last = b"\0"  # no head is
+        self._last_head: RequestHead | None = None
         self._scanned = 0
         self._out: list[bytes] = []
         self._events: list[Event] = []
@@ -188,6 +195,10 @@ class Http1Server:
         self._scanned = max(0, size - 3)
 
     def _head(self, octets: bytes) -> None:
+        if octets == self._last:  # a caller that repeats itself: nothing in it needs to be looked at again
+            assert self._last_head is not None
+            self._begin(self._last_head, len(octets))
+            return
         limits = self._limits
         size = len(octets)
         lines = octets.split(b"\r\n")
@@ -241,14 +252,20 @@ class Http1Server:
         scheme = self._scheme
         if request.scheme and request.scheme != scheme and scheme == b"https":
             raise Malformed(Fault.MALFORMED)
+        head = RequestHead(0, request.method, scheme, request.authority or host, request.path, request.query, fields, length, special)
+        if not self._close and size <= _LAST_OCTETS:
+            self._last = octets
+            self._last_head = head
+        self._begin(head, size)
+
+    def _begin(self, head: RequestHead, size: int) -> None:
+        """The exchange of a head begins; one that is said again is the same object, for the exchange before it is over."""
         self._stream += 1
+        head.stream = self._stream
         self._responding = False
-        self._bodiless = request.method == b"HEAD"
-        self._events.append(
-            RequestHead(
-                self._stream, request.method, scheme, request.authority or host, request.path, request.query, fields, length, special
-            )
-        )
+        self._bodiless = head.method == b"HEAD"
+        self._events.append(head)
+        length = head.length
         if not length:
             self._state = _WAIT
             self._events.append(End(self._stream))
@@ -256,7 +273,7 @@ class Http1Server:
         self._state = _BODY
         body = self._body
         body.credit = self._window
-        if chunked:
+        if length == UNKNOWN:
             body.begin_chunked(size)
         else:
             body.begin_length(length)
@@ -322,9 +339,11 @@ class Http1Server:
             self._chunked = False
             self._left = 0
             return
-        start = _STATUS_LINES.get(status)
-        out.append(start if start is not None else b"HTTP/1.1 %d \r\n" % status)
-        out.extend([field.wire for field in head.fields])
+        wire = head.http1
+        if not wire:
+            start = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+            wire = head.http1 = start + b"".join([field.wire for field in head.fields])
+        out.append(wire)
         if status < 200:
             out.append(b"\r\n")
             return
