@@ -24,6 +24,7 @@ HOT = (
     "transport/alarm.py",
     "transport/secure.py",
     "upstream/connection.py",
+    "upstream/pool.py",
     "downstream/exchange.py",
     "downstream/connection.py",
 )

@@ -35,10 +35,12 @@ class Case:
     path: str
     mtls_in: bool
     pair: bool = False
+    fresh: bool = False
 
 
 CASES: Final = (
     Case("plain", "HTTP/1.1 plain in, plain out; 1 KiB answers, 8 fields", "request", 64, _SMALL, mtls_in=False),
+    Case("fresh", "as plain, a new trace id in every request", "request", 64, _SMALL, mtls_in=False, fresh=True),
     Case("mtls", "HTTP/1.1 mTLS in, plain out; 1 KiB answers, 8 fields", "request", 64, _SMALL, mtls_in=True),
     Case("pair", "two sidecars, mTLS between (Envoy, HAProxy: HTTP/2 hop)", "request", 64, _SMALL, mtls_in=False, pair=True),
     Case("body", "1 MiB answers, mTLS in", "MiB", 8, _LARGE, mtls_in=True),
@@ -136,4 +138,4 @@ def default_sidecar() -> tuple[str, ...]:
 
 def _load(case: Case, port: int) -> Load:
     scheme = "https" if case.mtls_in else "http"
-    return Load(f"{scheme}://127.0.0.1:{port}{case.path}", case.connections, "client" if case.mtls_in else None)
+    return Load(f"{scheme}://127.0.0.1:{port}{case.path}", case.connections, "client" if case.mtls_in else None, case.fresh)

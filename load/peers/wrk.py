@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from load.peers.certificates import Identities
@@ -22,6 +23,7 @@ FIELDS: Final = (
 )
 """With the Host that wrk adds, the eight fields of every request."""
 
+_FRESH: Final = Path(__file__).with_name("fresh.lua")
 _GRACE_S: Final = 30.0
 _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _TOTAL: Final = re.compile(r"(\d+) requests in ([\d.]+)(us|ms|s|m|h),")
@@ -42,6 +44,8 @@ class Load:
     connections: int
     client: str | None
     """Name of the identity that the connections present; None: plain text."""
+    fresh: bool = False
+    """Every request has a trace id of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ def run(wrk: str, shim: str, load: Load, identities: Identities, secs: int, core
     """
     argv = [wrk, "-t1", f"-c{load.connections}", f"-d{secs}s", "--timeout", "10s", "--latency"]
     argv += [part for field in FIELDS for part in ("-H", field)]
+    if load.fresh:
+        argv += ["-s", str(_FRESH)]
     env = dict(os.environ)
     if load.client is not None:
         env["LD_PRELOAD"] = shim

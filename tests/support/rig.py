@@ -51,7 +51,7 @@ def plain(events: Iterable[Event]) -> list[tuple]:
     told: list[tuple] = []
     for e in events:
         if isinstance(e, RequestHead):
-            told.append(("request", e.stream, e.method, e.authority, e.path + e.query, pairs(e.fields), e.length))
+            told.append(("request", e.stream, e.method, e.authority, e.path + e.query, pairs([*e.fields, *(e.extra or ())]), e.length))
         elif isinstance(e, ResponseHead):
             told.append(("response", e.stream, e.status, pairs(e.fields), e.length))
         elif isinstance(e, Data):
@@ -294,7 +294,8 @@ class Wire:
         self._answered = False
         splice = self.splice = Splice(self.down, head, DECISION, 0.0, TRACE, None)
         splice.attach(self.ups[-1], 0.0)
-        self.told[-1].append(Told(head.method, head.path + head.query, head.authority, pairs([*head.fields, *(head.extra or ())]), head.length))
+        fields = pairs([*head.fields, *(head.extra or ())])
+        self.told[-1].append(Told(head.method, head.path + head.query, head.authority, fields, head.length))
 
     def held(self) -> int:
         """Octets that codecs and splice hold."""
