@@ -169,6 +169,10 @@ class Downstream(asyncio.BufferedProtocol):
                     self._refuse(event.stream, event.fault, None)
             for exchange in list(exchanges.values()):
                 self.settle(exchange, now)
+        # After all is said: credit that came back meanwhile keeps a socket reading that would have stopped for nothing.
+        for exchange in exchanges.values():
+            if exchange.up is not None:
+                exchange.up.flush()
         self._flush(now)
 
     def settle(self, exchange: Exchange, now: float) -> None:
@@ -178,9 +182,6 @@ class Downstream(asyncio.BufferedProtocol):
         if up is not None:
             for event in up.codec.events():
                 splice.from_up(event, now)
-            if not splice.done:
-                up.flush()
-                return
         if splice.done and self._exchanges.pop(splice.stream, None) is not None:
             exchange.finish(now)
             self._gate.recorder.exchange(splice, now, self._tls_s)
