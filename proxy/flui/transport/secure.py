@@ -185,44 +185,45 @@ class Secure(asyncio.BufferedProtocol):
 
     def _decrypt(self) -> None:
         """Hands on what can be decrypted, up to one read's worth at a time."""
-        read = self._ssl.read
         incoming = self._incoming
-        ended = False
-        failure: ssl.SSLError | None = None
+        tls = self._ssl
         while not self._paused and not self._closing:
-            chunks: list[bytes] = []
-            size = 0
             try:
-                while True:
-                    chunk = read(_RECORD)
-                    if not chunk:
-                        ended = True
-                        break
-                    chunks.append(chunk)
-                    size += len(chunk)
-                    # Asking OpenSSL once more than it has octets would raise; the exception costs more than the record.
-                    if size > _READ - _RECORD or not (incoming.pending or self._ssl.pending()):
-                        break
+                chunk = tls.read(_RECORD)
             except ssl.SSLWantReadError:
-                pass
-            except ssl.SSLError as error:
-                failure = error
-            if chunks:
-                self._above.received(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-            if ended or failure is not None or not (incoming.pending or self._ssl.pending()) or not chunks:
                 break
-        if self._outgoing.pending and not isinstance(failure, ssl.SSLEOFError):
-            self._send()  # a key update, or the alert that tells the peer what was wrong; one that is gone needs none
-        if self._closing:
-            return
-        if failure is not None:
-            self._broken(failure)
-        elif ended:
-            self._above.eof_received()
-            self.close()
+            except ssl.SSLError as error:
+                self._broken(error)
+                return
+            if not chunk:
+                self._above.eof_received()
+                self.close()
+                return
+            # Asking OpenSSL once more than it has octets would raise, and the exception costs more than the record.
+            more = incoming.pending or tls.pending()
+            self._above.received(self._gathered(chunk) if more else chunk)
+            if not more:
+                break
+        if self._outgoing.pending:
+            self._send()  # a key update
+
+    def _gathered(self, first: bytes) -> bytes:
+        """`first` and the records behind it, up to one read of the socket: one hand-over for them all."""
+        chunks = [first]
+        size = len(first)
+        with suppress(ssl.SSLError):  # what it is shows again at the next read
+            while size <= _READ - _RECORD and (self._incoming.pending or self._ssl.pending()):
+                chunk = self._ssl.read(_RECORD)
+                if not chunk:
+                    break
+                chunks.append(chunk)
+                size += len(chunk)
+        return b"".join(chunks)
 
     def _broken(self, error: ssl.SSLError) -> None:
         """A record that is not the peer's, or an end without close_notify: nothing after it can be trusted."""
+        if not isinstance(error, ssl.SSLEOFError):
+            self._send()  # the alert that tells the peer what was wrong; one that is gone needs none
         self._closing = True
         self._state = _OVER
         self._above.connection_lost(ConnectionResetError(f"TLS: {error.reason or error}"))
