@@ -137,3 +137,15 @@ def test_a_head_that_ends_its_connection_or_is_long_is_not_kept():
     server = Http1Server(Limits(), b"http")
     server.receive(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert server._last_head is None
+
+
+@pytest.mark.parametrize("octets", [b"\x00", b"", b"\r\n", b"\r", b"\n", b" "])
+def test_before_the_first_head_nothing_is_a_repeat(octets):
+    """Found by a mutant: NUL alone was taken for the head before it."""
+    server = Http1Server(Limits(), b"http")
+    server.receive(octets + b"\r\n\r\nhello")
+    assert not any(isinstance(event, RequestHead) for event in server.events())
+    client = Http1Client(Limits())
+    client.send(RequestHead(client.open(), b"GET", b"http", b"x", b"/", b"", [], 0))
+    client.receive(octets + b"\r\n\r\nhello")
+    assert not any(isinstance(event, ResponseHead) for event in client.events())

@@ -63,7 +63,7 @@ class Http1Client:
         self._body = Body(limits)
         self._window = limits.window_octets
         self._in = b""
-        self._last = b"\0"  # no head is
+        self._last = b"\r\n\r\n"  # what no head holds, for it is its end
         self._last_head: ResponseHead | None = None
         self._last_length = 0
         self._scanned = 0

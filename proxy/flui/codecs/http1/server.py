@@ -76,7 +76,7 @@ class Http1Server:
         self._body = Body(limits)
         self._window = limits.window_octets
         self._in = b""
-        self._last = b"\0"  # no head is
+        self._last = b"\r\n\r\n"  # what no head holds, for it is its end
         self._last_head: RequestHead | None = None
         self._scanned = 0
         self._out: list[bytes] = []
