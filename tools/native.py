@@ -1,4 +1,4 @@
-"""Compiles floors 0-2 with mypyc into build/native, a whole copy of the package beside the pure one.
+"""Compiles floors 0-2, and the hot files of floor 3, with mypyc into build/native, a whole copy of the package beside the pure one.
 
 The compiled form is the same typed Python; it is chosen by putting build/native first on PYTHONPATH, and the pure form
 stays whole on its own. Needs a C compiler and the packages of the `native` group. Run it through `make native`.
