@@ -32,8 +32,8 @@ import uvloop
 from flui.model.topology import Address
 from flui.runtime import configfile
 from flui.runtime.sidecar import Running
+from flui.telemetry.families import FAULTS, HANDSHAKES_REFUSED, UPSTREAM_CONNECTS
 from flui.telemetry.journal import Journal
-from flui.telemetry.meters import FAULTS, HANDSHAKES_REFUSED, UPSTREAM_CONNECTS
 from support.pki import Authority, Leaf, raw_context, wall_clock, write
 
 MODEL = Path(__file__).parents[2] / "policy" / "model.conf"

@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flui.telemetry import meters
 from flui.telemetry.exposition import CONTENT_TYPE, page
-from flui.telemetry.meters import BOUNDS, FAMILIES, Kind, Meters
+from flui.telemetry.families import FAMILIES, Kind
+from flui.telemetry.meters import BOUNDS, Meters
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "telemetry.md"
 

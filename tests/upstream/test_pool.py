@@ -8,7 +8,8 @@ import pytest
 from flui.model.config import Limits, Timeouts
 from flui.model.fault import Fault
 from flui.model.topology import Address, Balance, Cluster, Endpoint, Policy
-from flui.telemetry.meters import UPSTREAM_CONNECTS, Meters
+from flui.telemetry.families import UPSTREAM_CONNECTS
+from flui.telemetry.meters import Meters
 from flui.upstream.pool import ClusterPool, DialError, Pools
 from support.mesh import Mesh, until
 

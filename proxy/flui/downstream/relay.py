@@ -12,8 +12,9 @@ from flui.downstream.connection import Downstream
 from flui.identity.svid import SvidError
 from flui.model.config import Limits, Listener, Timeouts
 from flui.model.topology import Target
+from flui.telemetry.families import CONNECTIONS_ACCEPTED, HANDSHAKES_REFUSED
 from flui.telemetry.journal import Journal
-from flui.telemetry.meters import CONNECTIONS_ACCEPTED, HANDSHAKES_REFUSED, Meters
+from flui.telemetry.meters import Meters
 from flui.telemetry.recorder import Recorder
 from flui.transport.credentials import Credentials
 from flui.transport.tasks import TaskSet

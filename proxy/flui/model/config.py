@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flui.model.resilience import WHOLE_BP, Overload
 from flui.model.topology import APP_ROUTE, Address, Cluster, Route
 from flui.model.units import GIB, KIB
 
@@ -52,7 +53,14 @@ class Limits:
     """Octets of body on the way between the two sides of an exchange, per direction."""
     interim_responses: int = 16
     connections: int = 10_000
-    """Open downstream connections per listener; past it new ones wait in the kernel's queue."""
+    """Open downstream connections per listener; past it new ones wait in the kernel's queue. From 90 % on, only sources are
+    let in from which somebody with a valid identity is connected already (threats C9)."""
+    connections_per_source: int = 4_000
+    """Of them from one address, on a listener that speaks TLS."""
+    handshakes: int = 1_000
+    """TLS handshakes under way per listener; past it the one that has waited longest is given up for a new one."""
+    body_rate: int = 500
+    """Octets per second below which a request body is a slow attack (threats C8)."""
     flows: int = 65_536
     """Entries of the flow table, which is cleared when it is full."""
 
@@ -88,6 +96,38 @@ class Listener:
     """Requests need a rule that allows them."""
     trusted_hops: tuple[str, ...] = ()
     """SPIFFE IDs whose Forwarded fields are kept and appended to (threats E1)."""
+    timeout_s: float = 0.0
+    """Longest time that any exchange may take; 0: as long as its route and its caller allow."""
+    server_timing: tuple[str, ...] = ()
+    """Who is told where the time went, in a `server-timing` field: SPIFFE IDs, or `*`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLogging:
+    """What is written of exchanges, and where."""
+
+    file: str = "-"
+    """`-` standard output, `off`, or a file."""
+    successes_bp: int = WHOLE_BP
+    """Part of the exchanges without fault and with a status below 400 that is written; all others always are."""
+    rotate_octets: int = 0
+    """A file that has grown past it is renamed to NAME.1 and begun anew; 0: never."""
+    keep: int = 5
+    """Renamed files kept."""
+    redact: tuple[str, ...] = ()
+    """Object patterns of paths: what `:name` and a final `/*` match is written as `-`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """Spans, sent by OTLP over HTTP."""
+
+    endpoint: str
+    """`http://HOST:PORT/v1/traces`."""
+    share_bp: int = 100
+    """Part of the requests without a traceparent that is sampled; others follow their parent."""
+    per_s: float = 100.0
+    """Sampled requests per second at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +147,13 @@ class Sidecar:
     routes: tuple[Route, ...] = ()
     """Outbound routes, first match wins; after them a service's own name is a route to it."""
     app_route: Route = APP_ROUTE
-    """What becomes of a request that may come in: its timeouts."""
+    """What becomes of a request that may come in, unless one of `app_routes` matches."""
+    app_routes: tuple[Route, ...] = ()
+    """Exceptions from it, first match wins; all lead to the module."""
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
-    access_log: str = "-"
-    """`-` standard output, `off`, or a file."""
+    overload: Overload = Overload()
+    access_log: AccessLogging = AccessLogging()
+    tracing: Tracing | None = None
     source: str = ""
     """File it was read from, for watching; empty when it came from flags alone."""

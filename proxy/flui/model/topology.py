@@ -6,6 +6,20 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from flui.model.resilience import (
+    NORMAL,
+    Breaker,
+    Budget,
+    Concurrency,
+    HealthCheck,
+    Injection,
+    Mirror,
+    Outlier,
+    Panic,
+    Rate,
+    Retry,
+)
+
 APP: Final = "@app"
 """Name of the cluster that is the module beside us; no service can be called so."""
 
@@ -85,6 +99,15 @@ class Cluster:
     """SPIFFE ID that every endpoint must prove before the first octet is sent; None: plain text, no TLS."""
     local: bool = False
     """The module beside us: refusing a connection means that it is not up yet."""
+    budget: Budget = Budget()
+    breaker: Breaker = Breaker()
+    concurrency: Concurrency | None = None
+    """None: only the breaker bounds what is in flight."""
+    outlier: Outlier | None = Outlier()
+    """None: an endpoint stays whatever it does."""
+    health: HealthCheck | None = None
+    rates: tuple[Rate, ...] = ()
+    """Of all requests to it, whatever route they take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +129,8 @@ class Match:
     """An object pattern: exact, or a final `/*`, `:name` for one segment; `/*` alone also matches `/`."""
     methods: tuple[str, ...] = ()
     headers: tuple[HeaderMatch, ...] = ()
+    principals: tuple[str, ...] = ()
+    """Who asks: exact, or everyone below with a final `/*`; empty: anyone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +154,12 @@ class Route:
     """Longest silence in both directions while the exchange is open."""
     key: HashKey | None = None
     """Overrides the cluster's hash key."""
+    retry: Retry = Retry()
+    priority: int = NORMAL
+    panic: Panic = Panic.ALL
+    rates: tuple[Rate, ...] = ()
+    mirror: Mirror | None = None
+    inject: Injection | None = None
 
 
 APP_ROUTE: Final = Route("app", Match(), (Target(APP),))

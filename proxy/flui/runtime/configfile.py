@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from flui.model.config import ConfigError, Limits, Listener, Sidecar, Timeouts
+from flui.model.config import AccessLogging, ConfigError, Limits, Listener, Sidecar, Timeouts
 from flui.model.topology import APP, Address, Cluster, Endpoint, Match, Route, Target
 from flui.model.units import GIB, KIB, MIB
 from flui.runtime import _schema as schema
@@ -207,7 +207,7 @@ class _Build:
             app_route=app_route,
             limits=self._limits(),
             timeouts=self._timeouts(),
-            access_log=self._access_log(),
+            access_log=AccessLogging(self._access_log()),
             source=self._source,
         )
 

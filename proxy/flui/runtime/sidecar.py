@@ -32,9 +32,10 @@ from flui.policy.index import DenyAll
 from flui.runtime import views
 from flui.runtime.admin import Admin
 from flui.runtime.configfile import resolve
+from flui.telemetry.families import RELOADS
 from flui.telemetry.journal import Journal, is_terminal
 from flui.telemetry.logwriter import LogWriter, open_log
-from flui.telemetry.meters import RELOADS, Meters
+from flui.telemetry.meters import Meters
 from flui.telemetry.recorder import Recorder
 from flui.transport.credentials import Credentials, watch
 from flui.transport.tls import still_trusted
@@ -79,9 +80,9 @@ class Running:
         except ConfigError as error:
             problems.extend(error.problems)
         try:
-            self.access_log = open_log(config.access_log)
+            self.access_log = open_log(config.access_log.file)
         except OSError as error:
-            what = f"{config.access_log} cannot be opened ({error.strerror or error})"
+            what = f"{config.access_log.file} cannot be opened ({error.strerror or error})"
             fix = "write the path of a file that can be appended to, `stdout` or `off`"
             problems.append(Problem(config.source or "flags", 0, "access_log", what, fix))
         if problems:

@@ -11,7 +11,7 @@ from flui import __version__, compiled
 from flui.model.topology import KeySource
 from flui.runtime.admin import Query, Reply, as_json, as_text
 from flui.telemetry.exposition import CONTENT_TYPE, page
-from flui.telemetry.meters import (
+from flui.telemetry.families import (
     BUILD_INFO,
     CERTIFICATE_EXPIRY,
     CONNECTIONS_OPEN,
@@ -21,8 +21,8 @@ from flui.telemetry.meters import (
     POLICY_INFO,
     UPSTREAM_CONNECTIONS,
     UPTIME,
-    Samples,
 )
+from flui.telemetry.meters import Samples
 
 if TYPE_CHECKING:
     from flui.runtime.sidecar import Running

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from flui.telemetry.meters import BOUNDS, DURATION, FAMILIES, FOLDED, REQUEST_OCTETS, REQUESTS, RESPONSE_OCTETS, Family, Meters, Series
+from flui.telemetry.families import DURATION, FAMILIES, FOLDED, REQUEST_OCTETS, REQUESTS, RESPONSE_OCTETS, Family
+from flui.telemetry.meters import BOUNDS, Meters, Series
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 

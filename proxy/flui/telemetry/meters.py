@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from enum import Enum
 from http import HTTPStatus
 from typing import Final
 
 from flui.model.fault import DIALECTS
+from flui.telemetry.families import FAMILIES, Family
 
 OTHER: Final = "other"
 """The label value of everything that came after the limit."""
@@ -22,95 +22,10 @@ BOUNDS: Final[tuple[float, ...]] = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0
 """Upper bounds of the duration buckets, in seconds, each inclusive; what is longer falls in a last bucket without bound."""
 
 
-class Kind(Enum):
-    """What a family's numbers are."""
-
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
-
-
-class Family:
-    """One metric: its name, what it counts, the names of its labels. Compared by identity; all are listed in `FAMILIES`."""
-
-    __slots__ = ("help", "kind", "labels", "name")
-
-    def __init__(self, name: str, kind: Kind, labels: tuple[str, ...], about: str) -> None:
-        self.name = name
-        self.kind = kind
-        self.labels = labels
-        self.help = about
-
-
-_ROUTE: Final = ("listener", "service", "route")
-
-# Filled by `Meters.exchange`.
-REQUESTS: Final = Family("flui_requests_total", Kind.COUNTER, (*_ROUTE, "code"), "Exchanges that ended, by status code.")
-DURATION: Final = Family(
-    "flui_request_duration_seconds", Kind.HISTOGRAM, _ROUTE, "Time from the request's head to the end of the exchange."
-)
-REQUEST_OCTETS: Final = Family("flui_request_octets_total", Kind.COUNTER, _ROUTE, "Octets of request bodies.")
-RESPONSE_OCTETS: Final = Family("flui_response_octets_total", Kind.COUNTER, _ROUTE, "Octets of response bodies.")
-FOLDED: Final = Family(
-    "flui_exchanges_folded_total", Kind.COUNTER, (), "Exchanges and events counted under `other`: the limit of series was reached."
-)
-
-# Filled by `Meters.count`.
-FAULTS: Final = Family(
-    "flui_faults_total", Kind.COUNTER, ("listener", "fault"), "Exchanges that ended in a fault, malformed requests included."
-)
-CONNECTIONS_ACCEPTED: Final = Family("flui_connections_accepted_total", Kind.COUNTER, ("listener",), "Downstream connections accepted.")
-HANDSHAKES_REFUSED: Final = Family(
-    "flui_handshakes_refused_total", Kind.COUNTER, ("listener", "reason"), "TLS handshakes and identities refused, by reason."
-)
-UPSTREAM_CONNECTS: Final = Family(
-    "flui_upstream_connects_total", Kind.COUNTER, ("cluster", "outcome"), "Connections tried to endpoints, by outcome."
-)
-RELOADS: Final = Family(
-    "flui_reloads_total", Kind.COUNTER, ("what", "outcome"), "Reloads of policy, configuration and certificates, by outcome."
-)
-
-# Read when the page is asked for: `Meters.read`.
-FLOW_LOOKUPS: Final = Family("flui_flow_lookups_total", Kind.COUNTER, ("result",), "Look-ups in the flow table, hit or miss.")
-LOG_LINES_DROPPED: Final = Family(
-    "flui_log_lines_dropped_total", Kind.COUNTER, ("log",), "Log lines lost: nobody read them, or the disk failed."
-)
-CONNECTIONS_OPEN: Final = Family("flui_connections_open", Kind.GAUGE, ("listener",), "Downstream connections open now.")
-UPSTREAM_CONNECTIONS: Final = Family("flui_upstream_connections", Kind.GAUGE, ("cluster", "state"), "Upstream connections, idle or busy.")
-FLOWS: Final = Family("flui_flows", Kind.GAUGE, (), "Entries of the flow table.")
-CERTIFICATE_EXPIRY: Final = Family(
-    "flui_certificate_expiry_timestamp_seconds", Kind.GAUGE, ("certificate",), "Unix time at which the certificate ends."
-)
-POLICY_INFO: Final = Family("flui_policy_info", Kind.GAUGE, ("version",), "1 for the policy that is in force.")
-BUILD_INFO: Final = Family("flui_build_info", Kind.GAUGE, ("version", "python", "form"), "1; form is pure or compiled.")
-UPTIME: Final = Family("flui_uptime_seconds", Kind.GAUGE, (), "Seconds since the sidecar started.")
-
-FAMILIES: Final = (
-    REQUESTS,
-    DURATION,
-    REQUEST_OCTETS,
-    RESPONSE_OCTETS,
-    FOLDED,
-    FAULTS,
-    CONNECTIONS_ACCEPTED,
-    HANDSHAKES_REFUSED,
-    UPSTREAM_CONNECTS,
-    RELOADS,
-    FLOW_LOOKUPS,
-    LOG_LINES_DROPPED,
-    CONNECTIONS_OPEN,
-    UPSTREAM_CONNECTIONS,
-    FLOWS,
-    CERTIFICATE_EXPIRY,
-    POLICY_INFO,
-    BUILD_INFO,
-    UPTIME,
-)
-"""Every family, in the order of the page."""
-
 Samples = Iterable[tuple[tuple[str, ...], float]]
 """Label values, in the family's order, and the number."""
 
+_ROUTE: Final = ("listener", "service", "route")
 _CODES: Final = frozenset(status.value for status in HTTPStatus) | frozenset(dialects.http for dialects in DIALECTS.values())
 # an upstream may answer with any three digits: what is not registered shares one series per route
 _UNKNOWN: Final = 0

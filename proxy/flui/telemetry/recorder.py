@@ -8,8 +8,9 @@ from flui.model.events import RequestHead
 from flui.model.fault import DIALECTS, Fault
 from flui.splice import Splice
 from flui.telemetry.accesslog import AccessLog, fixed
+from flui.telemetry.families import FAULTS
 from flui.telemetry.logwriter import LogWriter
-from flui.telemetry.meters import FAULTS, Meters
+from flui.telemetry.meters import Meters
 
 
 class Recorder:

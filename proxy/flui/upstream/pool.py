@@ -18,7 +18,8 @@ from flui.model.config import Limits, Timeouts
 from flui.model.fault import Fault
 from flui.model.topology import Cluster, Endpoint, Policy
 from flui.routing.pick import Member, Picker, picker
-from flui.telemetry.meters import UPSTREAM_CONNECTS, Meters
+from flui.telemetry.families import UPSTREAM_CONNECTS
+from flui.telemetry.meters import Meters
 from flui.transport.credentials import Credentials
 from flui.transport.secure import Secure
 from flui.transport.tls import Context, agreed, expect, peer, still_trusted
