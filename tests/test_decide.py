@@ -100,6 +100,9 @@ class Raises:
     def roles(self, subject):
         return ()
 
+    def callers(self):
+        return ()
+
 
 def test_an_exception_while_deciding_denies_and_says_so():
     """Threats D5: fail closed."""
@@ -181,13 +184,13 @@ def test_no_route_is_a_refusal(host):
     shot = snapshot()
     decision = decide(shot.facts("outbound", WEB, made), shot, 0.0)
     assert decision.action == Reply(Fault.NO_ROUTE)
-    assert decision.labels == ("outbound", "-", "-"), "no label comes from the peer (threats C13)"
+    assert decision.labels == ("outbound", "-", "-", "other", "no route"), "no label comes from the peer (threats C13)"
 
 
 def test_weighted_targets_are_all_in_the_decision_and_counted_under_their_route():
     decision = decided(snapshot(config=ROUTED), "outbound", path=b"/v2/x")
     assert decision.action.targets == (Target("stock", 9), Target("stock-v2", 1))
-    assert decision.labels == ("outbound", "v2", "v2")
+    assert decision.labels[:3] == ("outbound", "v2", "v2")
     assert decision.action.deadline is None, "the route has no timeout, so none is invented"
 
 

@@ -38,7 +38,7 @@ def spliced(asked=None, decision=DECISION, origin=None):
     down = Port()
     asked = asked or head()
     asked.stream = 3
-    return Splice(down, asked, decision, 10.0, OTHER, origin), down
+    return Splice(down, asked, decision, 10.0, b"" if asked.trace else OTHER, origin), down
 
 
 def test_what_enters_one_side_leaves_the_other():
@@ -278,6 +278,7 @@ def test_an_answer_tells_nothing_of_the_inside():
         b"content-type": b"application/problem+json",
         b"cache-control": b"no-store",
         b"content-length": b"%d" % octets,
+        b"flui-fault": b"overloaded",
         b"retry-after": b"1",
     }
     assert json.loads(told[1][2]) == {

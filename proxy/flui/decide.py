@@ -18,6 +18,7 @@ from flui.model.decision import Decision, Forward, Reply, Why
 from flui.model.events import RequestHead
 from flui.model.fault import Fault
 from flui.model.fields import Field, field
+from flui.model.resilience import IDEMPOTENT, NORMAL, PRIORITY_NAMES, Panic
 from flui.model.topology import APP, Cluster, Route
 from flui.policy.base import Policy, Verdict
 from flui.routing.table import Table
@@ -32,13 +33,16 @@ more. What no rule of the listener reads stays empty, so that it does not split 
 _KEPT_PATH: Final = 256
 """Octets of a path whose decision is remembered."""
 
+_OTHER: Final = "other"
+"""The peer of everyone whom nobody has named."""
+
 _NO_VALUES: Final[tuple[tuple[bytes, ...], ...]] = ()
 
 
 class Snapshot:
     """Everything decisions depend on, compiled. Never changed; its flow table remembers decisions made from it."""
 
-    __slots__ = ("_limit", "_listeners", "clusters", "config", "flows", "identity", "policy", "table", "version")
+    __slots__ = ("_limit", "_listeners", "app_table", "clusters", "config", "flows", "identity", "peers", "policy", "table", "version")
 
     def __init__(self, config: Sidecar, policy: Policy, identity: str, version: int) -> None:
         """Compiles a snapshot.
@@ -55,6 +59,12 @@ class Snapshot:
         self.version = version
         self.clusters: dict[str, Cluster] = {cluster.name: cluster for cluster in config.clusters}
         self.table = Table(config.routes, self.clusters)
+        self.app_table = Table(config.app_routes, {})
+        """Routes of what may come in."""
+        self.peers: frozenset[str] = frozenset(
+            (identity, *policy.callers(), *(c.identity for c in config.clusters if c.identity is not None))
+        )
+        """Who may stand in a label: everyone whom configuration or policy names (threats C13)."""
         self.flows: dict[Facts, Decision] = {}
         self._limit = config.limits.flows
         self._listeners = {listener.name: listener for listener in config.listeners}
@@ -62,13 +72,10 @@ class Snapshot:
     def facts(self, listener: str, principal: str, head: RequestHead) -> Facts:
         """The facts of a validated request."""
         if listener == INBOUND:
-            return (listener, principal, head.method, b"", head.path, _NO_VALUES)
-        if self.table.reads:
-            return (listener, principal, head.method, head.host, head.path, self._values(head))
-        return (listener, principal, head.method, head.host, head.path, _NO_VALUES)
-
-    def _values(self, head: RequestHead) -> tuple[tuple[bytes, ...], ...]:
-        return tuple(tuple(f.value for f in head.fields if f.name == name) for name in self.table.reads)
+            reads = self.app_table.reads
+            return (listener, principal, head.method, b"", head.path, _values(head, reads) if reads else _NO_VALUES)
+        reads = self.table.reads
+        return (listener, principal, head.method, head.host, head.path, _values(head, reads) if reads else _NO_VALUES)
 
     def remember(self, facts: Facts, decision: Decision) -> None:
         """Adds a decision to the flow table, which is cleared when it is full. Long paths are not kept: it is bounded in octets too."""
@@ -83,10 +90,24 @@ class Snapshot:
         known = self._listeners.get(listener)
         return known is not None and principal in known.trusted_hops
 
+    def longest(self, listener: str) -> float:
+        """Seconds that any exchange of this listener may take; 0: no bound of its own."""
+        known = self._listeners.get(listener)
+        return known.timeout_s if known is not None else 0.0
+
+    def times(self, listener: str, principal: str) -> bool:
+        """Whether this caller is told where the time went."""
+        known = self._listeners.get(listener)
+        return known is not None and bool(known.server_timing) and ("*" in known.server_timing or principal in known.server_timing)
+
     def authorizes(self, listener: str) -> bool:
         """Whether requests of this listener need a rule; an unknown listener does (fail closed)."""
         known = self._listeners.get(listener)
         return known is None or known.authorize
+
+
+def _values(head: RequestHead, reads: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], ...]:
+    return tuple(tuple(f.value for f in head.fields if f.name == name) for name in reads)
 
 
 def decide(facts: Facts, snapshot: Snapshot, now: float) -> Decision:
@@ -103,29 +124,32 @@ def decide(facts: Facts, snapshot: Snapshot, now: float) -> Decision:
     listener, principal, method, host, path, values = facts
     try:
         if listener == INBOUND:
-            return _inbound(snapshot, listener, principal, method, path)
+            return _inbound(snapshot, listener, principal, method, path, values)
         return _outbound(snapshot, listener, principal, method, host, path, values)
     except Exception as error:  # noqa: BLE001 - law: a failure of the decider denies and says so, whatever it was
         why = Why(listener, "-", "-", f"error while deciding: {type(error).__name__}", principal)
-        return _decision(Reply(Fault.POLICY_UNAVAILABLE), why)
+        return _decision(snapshot, Reply(Fault.POLICY_UNAVAILABLE), why)
 
 
-def _inbound(snapshot: Snapshot, listener: str, principal: str, method: bytes, path: bytes) -> Decision:
+def _inbound(
+    snapshot: Snapshot, listener: str, principal: str, method: bytes, path: bytes, values: tuple[tuple[bytes, ...], ...]
+) -> Decision:
     service = snapshot.config.service
+    route = snapshot.app_table.match(principal, method, "", path, _found(snapshot.app_table, values)) or snapshot.config.app_route
     rule = "not required"
     if snapshot.authorizes(listener):
         verdict = snapshot.policy.decide(principal, service, method.decode(), path.decode())
         rule = verdict.rule
         if not verdict.allowed:
-            return _decision(Reply(_refusal(verdict)), Why(listener, service, "app", rule, principal))
-    why = Why(listener, service, "app", rule, principal)
+            return _decision(snapshot, Reply(_refusal(verdict)), Why(listener, service, route.name, rule, principal))
+    why = Why(listener, service, route.name, rule, principal)
     if APP not in snapshot.clusters:
-        return _decision(Reply(Fault.NO_ROUTE), why)
+        return _decision(snapshot, Reply(Fault.NO_ROUTE), why)
     add = [field(b"flui-principal", principal.encode())]
     roles = snapshot.policy.roles(principal)
     if roles:
         add.append(field(b"flui-roles", ",".join(roles).encode()))
-    return _decision(_forward(snapshot, why, snapshot.config.app_route, tuple(add)), why)
+    return _decision(snapshot, _forward(snapshot, why, route, method, tuple(add)), why)
 
 
 def _outbound(
@@ -137,11 +161,9 @@ def _outbound(
     path: bytes,
     values: tuple[tuple[bytes, ...], ...],
 ) -> Decision:
-    table = snapshot.table
-    found: Mapping[bytes, tuple[bytes, ...]] = {table.reads[at]: values[at] for at in range(len(values)) if values[at]}
-    route = table.match(method, host.decode(), path, found)
+    route = snapshot.table.match(principal, method, host.decode(), path, _found(snapshot.table, values))
     if route is None:
-        return _decision(Reply(Fault.NO_ROUTE), Why(listener, "-", "-", "no route", principal))
+        return _decision(snapshot, Reply(Fault.NO_ROUTE), Why(listener, "-", "-", "no route", principal))
     service = route.to[0].cluster if len(route.to) == 1 else route.name
     rule = "decided by the receiver"
     if snapshot.authorizes(listener):
@@ -149,28 +171,48 @@ def _outbound(
             verdict = snapshot.policy.decide(principal, target.cluster, method.decode(), path.decode())
             rule = verdict.rule
             if not verdict.allowed:
-                return _decision(Reply(_refusal(verdict)), Why(listener, service, route.name, rule, principal))
+                return _decision(snapshot, Reply(_refusal(verdict)), Why(listener, service, route.name, rule, principal))
     why = Why(listener, service, route.name, rule, principal)
-    return _decision(_forward(snapshot, why, route, ()), why)
+    return _decision(snapshot, _forward(snapshot, why, route, method, ()), why)
+
+
+def _found(table: Table, values: tuple[tuple[bytes, ...], ...]) -> Mapping[bytes, tuple[bytes, ...]]:
+    return {table.reads[at]: values[at] for at in range(len(values)) if values[at]}
 
 
 def _refusal(verdict: Verdict) -> Fault:
     return Fault.POLICY_UNAVAILABLE if verdict.failed else Fault.DENIED
 
 
-def _forward(snapshot: Snapshot, why: Why, route: Route, add: tuple[Field, ...]) -> Forward:
+def _forward(snapshot: Snapshot, why: Why, route: Route, method: bytes, add: tuple[Field, ...]) -> Forward:
+    timeout_s = route.timeout_s
+    longest = snapshot.longest(why.listener)
+    if longest and (not timeout_s or longest < timeout_s):
+        timeout_s = longest
+    retry = route.retry
+    if route.priority != NORMAL:
+        add += (field(b"flui-priority", PRIORITY_NAMES[route.priority]),)
     return Forward(
         targets=route.to,
-        timeout_s=route.timeout_s,
+        timeout_s=timeout_s,
         idle_timeout_s=route.idle_timeout_s,
         key=route.key,
         add=add,
-        deadline=field(b"flui-deadline", b"%d" % int(route.timeout_s * 1000)) if route.timeout_s else None,
+        deadline=field(b"flui-deadline", b"%d" % int(timeout_s * 1000)) if timeout_s else None,
         keep_forwarded=snapshot.keeps_forwarded(why.listener, why.principal),
+        retry=retry,
+        repeatable=method in IDEMPOTENT,
+        priority=route.priority,
+        fails_in_panic=route.panic is Panic.FAIL,
+        rates=route.rates,
+        mirror=route.mirror,
+        inject=route.inject,
+        server_timing=snapshot.times(why.listener, why.principal),
+        special=bool(route.rates or route.mirror or route.inject or retry.hedge_s or retry.per_try_s),
     )
 
 
-def _decision(action: Forward | Reply, why: Why) -> Decision:
+def _decision(snapshot: Snapshot, action: Forward | Reply, why: Why) -> Decision:
     members = {
         "listener": why.listener,
         "service": why.service,
@@ -178,10 +220,11 @@ def _decision(action: Forward | Reply, why: Why) -> Decision:
         "rule": why.rule,
         "principal": why.principal,
     }
+    peer = why.principal if why.principal in snapshot.peers else _OTHER
     return Decision(
         action=action,
         why=why,
         expires_at=float("inf"),
-        labels=(why.listener, why.service, why.route),
+        labels=(why.listener, why.service, why.route, peer, why.rule),
         log_text=json.dumps(members, separators=(",", ":"))[1:-1].encode() + b",",
     )

@@ -5,32 +5,53 @@
     each side's Credit goes to the other side, so nobody is read who cannot be passed on
 
 Before there is an upstream, what the caller sends is kept: at most one window, because no credit is given back
-meanwhile. The splice also is the record of its exchange: what it counts here, telemetry reads at the end.
+meanwhile. A request that may be sent again is kept until its answer begins, up to a bound; past it the second try is
+given up, never the body. The splice also is the record of its exchange: what it counts here, telemetry reads at the end.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from flui.codecs.base import Events
 from flui.codecs.validate import connection_options
 from flui.model.decision import Decision, Forward
 from flui.model.events import Credit, Data, End, Event, RequestHead, Reset, ResponseHead
-from flui.model.fault import DIALECTS, Fault
-from flui.model.fields import CONNECTION, KEPT, Field, field
+from flui.model.fault import DIALECTS, SHED, Fault
+from flui.model.fields import CONNECTION, KEPT, TRACE, Field, field
+from flui.model.resilience import PRIORITY_NAMES
 
 _PROBLEM: Final = field(b"content-type", b"application/problem+json")
 _NO_STORE: Final = field(b"cache-control", b"no-store")
+REFUSAL: Final = b"flui-fault"
+"""Field in which a sidecar tells another one that it has too much to do; it goes no further."""
+_FRESH_S: Final = 0.001
+"""A request that is sent on within it carries the ready deadline of its decision."""
+
+
+class Retrier(Protocol):
+    """Who may send a request once more."""
+
+    def again(self, head: ResponseHead | None) -> bool:
+        """Whether the try that ended so is to be forgotten, because another one follows.
+
+        Args:
+            head: Its answer, of which nothing has been passed on; None when there is none.
+        """
 
 
 class Splice:
     """One exchange."""
 
     __slots__ = (
+        "_ahead",
+        "_credited",
+        "_kept",
+        "_kept_room",
         "_origin",
-        "_pending",
         "attached_at",
         "begun_at",
+        "deaf",
         "decide_s",
         "decision",
         "done",
@@ -39,13 +60,16 @@ class Splice:
         "fault",
         "first_at",
         "head",
+        "mirror",
         "octets_in",
         "octets_out",
         "request_ended",
+        "retrier",
         "sent",
         "status",
         "stream",
         "trace",
+        "tries",
         "up",
         "up_stream",
     )
@@ -58,7 +82,7 @@ class Splice:
             head: Validated head.
             decision: What becomes of it.
             now: When the head was complete; monotonic seconds.
-            trace: traceparent to use when the request carries none.
+            trace: traceparent to send on in place of the one that the request carries, if any; empty: that one stays.
             origin: Ready Forwarded field that says where the request came from; None to say nothing.
         """
         self.down = down
@@ -68,13 +92,26 @@ class Splice:
         self.up: Events | None = None
         self.up_stream = 0
         self._origin = origin
-        self._pending: list[Event] | None = None
+        self._kept: list[Event] | None = None
+        self._kept_room = -1
+        """Octets of body that may still be kept for sending again; -1: it is not kept beyond the first try."""
+        self._credited = 0
+        self._ahead = 0
+        """Octets that the caller was credited for by an earlier try, and which the next one will ask for again."""
+        self.retrier: Retrier | None = None
+        """Asked when a try fails and nothing of its answer has been passed on; None: there is one try."""
+        self.mirror = ""
+        """Cluster that gets a copy of the request when the exchange is over: its body is kept until then."""
         self.request_ended = False
         """The caller has sent the whole request."""
         self.done = False
         """Both directions are complete, or the exchange is dead."""
+        self.deaf = False
+        """What the upstream says is not heard any more: the exchange is done, or this try is given up."""
         self.sent = False
-        """Octets of the request have been given to an upstream: it must not be sent to another."""
+        """Octets of the request have been given to an upstream: only one that may be repeated is sent to another."""
+        self.tries = 0
+        """Upstream connections that the request was sent on."""
         self.fault: Fault | None = None
         self.status = 0
         """Status of the final response; 0 before it."""
@@ -84,16 +121,21 @@ class Splice:
         """Body of the response so far."""
         self.begun_at = now
         self.attached_at = 0.0
-        """When an upstream connection was there; 0 before."""
+        """When the upstream connection was there that was asked last; 0 before."""
         self.first_at = 0.0
         """When the final response head came; 0 before."""
         self.decide_s = 0.0
         """What deciding took; 0 when the flow table knew."""
         self.endpoint = b""
         """Name of the endpoint that was picked last."""
-        self.trace = head.trace or trace
+        self.trace = trace or head.trace
 
     # The caller's side.
+
+    def keep(self, octets: int) -> None:
+        """Keeps the request's body, up to `octets`, so that it can be sent again; call it before the first event."""
+        self._kept = []
+        self._kept_room = octets
 
     def from_down(self, event: Event) -> None:
         """Takes what the caller says after the head."""
@@ -107,43 +149,107 @@ class Splice:
         if self.done:
             return
         up = self.up
+        if up is None or self._kept is not None:
+            self._keep(event, up)
         if up is not None:
             event.stream = self.up_stream
             up.send(event)
-        elif self._pending is None:
-            self._pending = [event]
-        else:
-            self._pending.append(event)
+
+    def _keep(self, event: Event, up: Events | None) -> None:
+        kept = self._kept
+        if kept is None:
+            kept = self._kept = []
+        if isinstance(event, Data):
+            self._kept_room -= len(event.chunk)
+            if self._kept_room < 0:
+                self.retrier = None  # too long to be sent twice; what has not been sent once stays, of course
+                if up is not None:
+                    self._kept = None
+                    return
+        elif not isinstance(event, End):
+            return
+        kept.append(event)
+
+    @property
+    def can_repeat(self) -> bool:
+        """Everything that the caller has sent so far is still here."""
+        return self._kept is not None or not self.head.length
+
+    @property
+    def kept_octets(self) -> int:
+        """Body that waits here to be sent, or to be sent again."""
+        return sum(len(event.chunk) for event in self._kept if isinstance(event, Data)) if self._kept else 0
+
+    def kept(self) -> list[Event]:
+        """What the caller has sent after the head, to be sent to somebody else too. Only while `can_repeat`."""
+        if self._kept is not None:
+            return list(self._kept)
+        return [End(self.stream)] if self.request_ended else []
 
     def attach(self, up: Events, now: float) -> None:
         """An upstream connection is there: the request goes out, with everything that waited."""
-        forward = self.decision.action
-        assert isinstance(forward, Forward)
         self.up = up
         self.attached_at = now
-        self.sent = True
-        head = self.head
-        extra = list(forward.add)
-        if not head.trace:
-            extra.append(field(b"traceparent", self.trace))
-        if head.deadline >= 0:
-            extra.append(field(b"flui-deadline", b"%d" % self.left_ms(now)))
-        elif forward.deadline is not None:
-            fresh = now - self.begun_at < 0.001
-            extra.append(forward.deadline if fresh else field(b"flui-deadline", b"%d" % self.left_ms(now)))
-        if head.forwarded is not None and forward.keep_forwarded:
-            extra.extend(head.forwarded)
-        if self._origin is not None:
-            extra.append(self._origin)
-        head.extra = extra
-        head.stream = self.up_stream = up.open()
-        up.send(head)
-        pending = self._pending
-        if pending is not None:
-            self._pending = None
-            for event in pending:
+        self.tries += 1
+        self.up_stream = self.say(up, now)
+        if self.sent:
+            for event in self.kept():
                 event.stream = self.up_stream
                 up.send(event)
+            return
+        self.sent = True
+        kept = self._kept
+        if kept is not None:
+            for event in kept:
+                event.stream = self.up_stream
+                up.send(event)
+            if self._kept_room < 0:
+                self._kept = None
+
+    def say(self, up: Events, now: float) -> int:
+        """Sends the head to an upstream.
+
+        Returns:
+            Number of its stream there.
+        """
+        forward = self.decision.action
+        assert isinstance(forward, Forward)
+        head = self.head
+        extra = list(forward.add)
+        if self.trace is not head.trace:
+            extra.append(field(b"traceparent", self.trace))
+            if head.trace:
+                head = _untraced(head)
+        if self.head.deadline >= 0:
+            extra.append(field(b"flui-deadline", b"%d" % self.left_ms(now)))
+        elif forward.deadline is not None:
+            fresh = now - self.begun_at < _FRESH_S
+            extra.append(forward.deadline if fresh else field(b"flui-deadline", b"%d" % self.left_ms(now)))
+        if self.head.forwarded is not None and forward.keep_forwarded:
+            extra.extend(self.head.forwarded)
+        if self._origin is not None:
+            extra.append(self._origin)
+        if self.tries > 1 or self.head.attempt > 1:
+            extra.append(field(b"flui-attempt", b"%d" % (self.head.attempt + max(0, self.tries - 1))))
+        if self.head.priority > forward.priority:
+            extra = [f for f in extra if f.name != b"flui-priority"]
+            extra.append(field(b"flui-priority", PRIORITY_NAMES[self.head.priority]))
+        head.extra = extra
+        head.stream = stream = up.open()
+        up.send(head)
+        return stream
+
+    def adopt(self, up: Events, stream: int, attached_at: float) -> None:
+        """Another upstream than the first one answers: it has been told everything, and is the one that is heard from now on."""
+        self.up = up
+        self.up_stream = stream
+        self.attached_at = attached_at
+
+    def detach(self) -> None:
+        """The try is given up: the next `attach` begins anew with what was kept."""
+        self.up = None
+        self.deaf = False
+        self._ahead = self._credited
 
     def left_ms(self, now: float) -> int:
         """Milliseconds left of the caller's deadline and the route's timeout; never below 0."""
@@ -161,44 +267,91 @@ class Splice:
 
     def from_up(self, event: Event, now: float) -> None:
         """Takes what the endpoint says."""
-        if self.done:
+        if self.deaf:
             return
         event.stream = self.stream
         if isinstance(event, Data):
             self.octets_out += len(event.chunk)
             self.down.send(event)
         elif isinstance(event, ResponseHead):
-            if event.local:
-                event.fields = _forwardable(event.fields)
-                event.http1 = b""
-            if event.status >= 200:
-                self.status = event.status
-                self.first_at = now
-            self.down.send(event)
+            self._answer(event, now)
         elif isinstance(event, End):
             self.down.send(event)
-            self.done = True
+            self.done = self.deaf = True
         elif isinstance(event, Credit):
-            self.down.send(event)
+            self._credit(event)
         elif isinstance(event, Reset):
-            self.fail(event.fault)
+            retrier = self.retrier
+            # What cannot be understood is no failure that a second try would mend.
+            if retrier is not None and not self.status and event.fault is not Fault.UPSTREAM_MALFORMED and retrier.again(None):
+                self.deaf = True
+            else:
+                self.fail(event.fault)
+
+    def _answer(self, event: ResponseHead, now: float) -> None:
+        status = event.status
+        if event.local:
+            _clean(event)
+        if status >= 200:
+            if status >= 400:
+                retrier = self.retrier
+                if retrier is not None and retrier.again(event):
+                    self.deaf = True
+                    return
+            self.status = status
+            self.first_at = now
+            if not self.mirror:
+                self._kept = None
+        forward = self.decision.action
+        if status >= 200 and isinstance(forward, Forward) and forward.server_timing:
+            event.extra = [self._timing(now)]
+        self.down.send(event)
+
+    def _credit(self, event: Credit) -> None:
+        octets = event.octets
+        self._credited += octets
+        if self._ahead:
+            before = min(self._ahead, octets)
+            self._ahead -= before
+            self._credited -= before
+            event.octets -= before
+            if not event.octets:
+                return
+        self.down.send(event)
+
+    def _timing(self, now: float) -> Field:
+        """Where the time went until now (W3C Server Timing)."""
+        begun = self.begun_at
+        queue_s = max(0.0, self.attached_at - begun - self.decide_s)
+        value = b"flui-decide;dur=%.3f, flui-queue;dur=%.3f, flui-upstream;dur=%.3f" % (
+            self.decide_s * 1e3,
+            queue_s * 1e3,
+            (now - self.attached_at) * 1e3,
+        )
+        return field(b"server-timing", value)
 
     # Endings that nobody sent.
 
-    def fail(self, fault: Fault) -> None:
-        """Ends the exchange from our side: with an answer in the caller's dialect, or by cutting a response that has begun."""
+    def fail(self, fault: Fault, status: int = 0, retry_after_s: int = 0) -> None:
+        """Ends the exchange from our side: with an answer in the caller's dialect, or by cutting a response that has begun.
+
+        Args:
+            fault: Why.
+            status: HTTP status of the answer, where it is not the fault's own.
+            retry_after_s: When to come back, where it is not the fault's own.
+        """
         if self.done:
             return
         self.fault = fault
-        self.done = True
+        self.done = self.deaf = True
         up = self.up
         if up is not None:
             up.send(Reset(self.up_stream, fault))
         if self.status:
             self.down.send(Reset(self.stream, fault))
             return
-        self.status = DIALECTS[fault].http
-        octets = answer(self.down, self.stream, fault, self.head.path, self.trace)
+        self.status = status or DIALECTS[fault].http
+        octets = answer(self.down, self.stream, fault, self.head.path, self.trace, self.status, retry_after_s)
         if self.head.method != b"HEAD":
             self.octets_out = octets
 
@@ -208,7 +361,7 @@ class Splice:
             return
         if fault is Fault.CALLER_GONE:
             self.fault = fault
-            self.done = True
+            self.done = self.deaf = True
             self.status = self.status or DIALECTS[fault].http
             if self.up is not None:
                 self.up.send(Reset(self.up_stream, fault))
@@ -216,35 +369,44 @@ class Splice:
             self.fail(fault)
 
 
-def _forwardable(fields: list[Field]) -> list[Field]:
-    """RFC 9110 7.6.1 for responses: without the fields of this hop, and without what its Connection field names."""
+def _untraced(head: RequestHead) -> RequestHead:
+    """The same head without its traceparent, for one that is another span's child from here on."""
+    kept = [f for f in head.fields if f.kind != TRACE]
+    return RequestHead(0, head.method, head.scheme, head.authority, head.path, head.query, kept, head.length, protocol=head.protocol)
+
+
+def _clean(head: ResponseHead) -> None:
+    """RFC 9110 7.6.1 for responses: without the fields of this hop, without what its Connection field names, and without ours."""
     options: tuple[bytes, ...] = ()
-    for candidate in fields:
+    for candidate in head.fields:
         if candidate.kind == CONNECTION:
             options += connection_options(candidate.value) or ()
-    return [f for f in fields if f.kind <= KEPT and f.name not in options]
+        elif candidate.name == REFUSAL:
+            head.refusal = candidate.value
+    head.fields = [f for f in head.fields if f.kind <= KEPT and f.name not in options]
+    head.local = False
+    head.http1 = b""
 
 
-def answer(down: Events, stream: int, fault: Fault, path: bytes, trace: bytes) -> int:
+def answer(down: Events, stream: int, fault: Fault, path: bytes, trace: bytes, status: int = 0, retry_after_s: int = 0) -> int:
     """Answers a request with a problem document (RFC 9457) that names the request and never the inside.
 
     Returns:
         Octets of its body.
     """
     dialect = DIALECTS[fault]
+    status = status or dialect.http
     instance = b',"instance":"%b"' % path if path else b""
     trace_id = b',"trace":"%b"' % trace[3:35] if trace else b""
-    body = b'{"type":"about:blank","title":"%b","status":%d,"code":"%b"%b%b}\n' % (
-        dialect.title.encode(),
-        dialect.http,
-        fault.value.encode(),
-        instance,
-        trace_id,
-    )
+    name = fault.value.encode()
+    body = b'{"type":"about:blank","title":"%b","status":%d,"code":"%b"%b%b}\n' % (dialect.title.encode(), status, name, instance, trace_id)
     fields = [_PROBLEM, _NO_STORE, field(b"content-length", b"%d" % len(body))]
-    if dialect.retry_after_s:
-        fields.append(field(b"retry-after", b"%d" % dialect.retry_after_s))
-    down.send(ResponseHead(stream, dialect.http, fields, len(body)))
+    if fault in SHED:
+        fields.append(field(REFUSAL, name))
+    after = retry_after_s or dialect.retry_after_s
+    if after:
+        fields.append(field(b"retry-after", b"%d" % after))
+    down.send(ResponseHead(stream, status, fields, len(body)))
     down.send(Data(stream, body))
     down.send(End(stream))
     return len(body)

@@ -154,10 +154,10 @@ def test_a_caller_that_goes_while_we_dial_leaves_the_connection_to_the_next(tmp_
         class Slow(type(pool)):
             __slots__ = ()
 
-            async def dial(self, member):
+            async def dial(self, member, owner):
                 waits.set()
                 await go.wait()
-                return await dial(self, member)
+                return await dial(self, member, owner)
 
         pool.__class__ = Slow
         caller = await mesh.caller(web, None)
@@ -186,7 +186,7 @@ def test_a_mistake_of_ours_while_dialling_is_500_and_nobody_waits_for_it(tmp_pat
         class Broken(type(pool)):
             __slots__ = ()
 
-            async def dial(self, member):
+            async def dial(self, member, owner):
                 raise ZeroDivisionError("ours")
 
         pool.__class__ = Broken

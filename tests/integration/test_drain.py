@@ -194,7 +194,7 @@ def test_10_drains_under_load_fail_no_request(tmp_path, record_property):
         for drain in range(10):
             at = drain % 2
             before = len(backends[at].requests)
-            await until(lambda: len(backends[at].requests) > before + 100, "the replica is used")  # noqa: B023  awaited here
+            await until(lambda: len(backends[at].requests) > before + 100, "the replica is used", 30)  # noqa: B023  awaited here
             served.add(at)
             await replicas[at].stop()
             replicas[at] = await mesh.start(files[at])

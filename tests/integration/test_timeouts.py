@@ -66,9 +66,9 @@ def test_the_time_spent_on_a_hop_is_taken_off(tmp_path):
         class Slow(type(pool)):
             __slots__ = ()
 
-            async def dial(self, member):
+            async def dial(self, member, owner):
                 await waits.wait()
-                return await dial(self, member)
+                return await dial(self, member, owner)
 
         pool.__class__ = Slow
         caller = await mesh.caller(web, None)

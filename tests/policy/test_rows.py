@@ -111,6 +111,24 @@ def test_what_is_only_useless_is_a_warning():
     ]
 
 
+def test_a_user_of_this_machine_is_a_subject_and_may_hold_roles():
+    """Who taps exchanges asks over a Unix socket, where the kernel knows the user's number."""
+    grants = "g, uid:1000, role:operator\ng, uid:4294967295, role:operator\n"
+    read = rows("p, uid:0, orders, TAP, /*\np, role:operator, orders, TAP, /orders/*\n" + grants)
+    assert read.problems == []
+    assert read.warnings == []
+    assert [rule.subject for rule in read.rules] == ["uid:0", "role:operator"]
+    assert [grant.member for grant in read.grants] == ["uid:1000", "uid:4294967295"]
+
+
+@pytest.mark.parametrize("subject", ["uid:", "uid:root", "uid:007", "uid:-1", "uid:1.0", "uid:12345678901", "uid:*", "UID:0", "uid:0/x"])
+def test_a_user_has_one_spelling(subject):
+    """`uid:007` would never be asked for: a deny with it would protect nothing."""
+    problems = rows(f"p, {subject}, orders, TAP, /*").problems
+    assert [problem.what for problem in problems] == [f"`{subject}` is neither a caller nor a role"]
+    assert "uid:NUMBER" in problems[0].fix
+
+
 def test_a_policy_without_rules_is_a_warning():
     assert [warning.what for warning in rows("# nothing yet").warnings] == ["there is no rule, so everything is denied"]
 

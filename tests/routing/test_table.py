@@ -17,7 +17,7 @@ def route(name: str, to: str = "orders", **match: object) -> Route:
 
 
 def name_of(table: Table, method: str, host: str, path: str, values: Mapping[bytes, tuple[bytes, ...]] | None = None) -> str | None:
-    found = table.match(method.encode(), host, path.encode(), {} if values is None else values)
+    found = table.match("spiffe://shop/web", method.encode(), host, path.encode(), {} if values is None else values)
     return found.name if found else None
 
 
@@ -38,7 +38,7 @@ def test_a_service_name_is_a_route_after_the_explicit_ones() -> None:
     table = Table((route("canary", to="stock", hosts=("orders",), path="/new/*"),), CLUSTERS)
     assert name_of(table, "GET", "orders", "/new/1") == "canary"
     for host in ("orders", "orders.flui"):
-        found = table.match(b"GET", host, b"/", {})
+        found = table.match("", b"GET", host, b"/", {})
         assert found is not None
         assert (found.name, found.to) == ("orders", (Target("orders"),))
     assert name_of(table, "GET", "orders.flui.flui", "/") is None
@@ -134,7 +134,7 @@ def test_the_index_gives_what_a_scan_of_all_routes_gives(
         )
 
     scanned = next((r for r in routes if holds(r.match)), None)
-    found = Table(tuple(routes), CLUSTERS).match(method, host, path, values)
+    found = Table(tuple(routes), CLUSTERS).match("", method, host, path, values)
     if scanned is not None:
         assert found is scanned
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import stat
 from collections.abc import Callable, Coroutine
@@ -12,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from flui.model.config import ConfigError, Limits, Sidecar
 from flui.model.events import RequestHead
 from flui.model.fields import field
 from flui.model.topology import Address, Balance
 from flui.runtime import admin
-from flui.runtime.admin import Admin, Query, Reply, as_json, as_text, plain
+from flui.runtime.admin import Admin, Query, Reply, Stream, as_json, as_text, plain
+from flui.telemetry.tap import Sink
 
 LOOPBACK = Address("127.0.0.1", 0)
 
@@ -27,9 +30,30 @@ def _broken(query: Query) -> Reply:
     raise RuntimeError(f"inside of {query.path}")
 
 
+class _Feed:
+    """A feed that is driven by hand."""
+
+    def __init__(self) -> None:
+        self.sink: Sink | None = None
+        self.resumed = asyncio.Event()
+        self.stopped = asyncio.Event()
+
+    def start(self, sink: Sink) -> None:
+        self.sink = sink
+        sink.write(b"first\n")
+
+    def resume(self) -> None:
+        self.resumed.set()
+
+    def stop(self) -> None:
+        self.sink = None
+        self.stopped.set()
+
+
 class _Rig:
     def __init__(self) -> None:
         self.failures: list[tuple[str, str]] = []
+        self.feed = _Feed()
         self.admin = Admin(
             {
                 "/live": lambda _: as_text("live\n"),
@@ -37,6 +61,8 @@ class _Rig:
                 "/ready": lambda _: as_json({"ready": False, "reasons": ["no policy"]}, 503),
                 "/broken": _broken,
                 "/big": lambda _: as_text("x" * 3_000_000),
+                "/stream": lambda _: Stream("application/x-ndjson", self.feed),
+                "/who": lambda query: as_json(query.uid),
             },
             lambda path, error: self.failures.append((path, str(error))),
         )
@@ -105,7 +131,7 @@ def test_an_unknown_path_lists_the_paths(path: str) -> None:
         status, fields, body = await rig.ask(_get(path))
         assert status == 404
         assert fields["content-type"] == "application/problem+json"
-        assert json.loads(body)["paths"] == ["/big", "/broken", "/echo", "/live", "/ready"]
+        assert json.loads(body)["paths"] == ["/big", "/broken", "/echo", "/live", "/ready", "/stream", "/who"]
 
     _run(work)
 
@@ -342,7 +368,6 @@ def test_stop_ends_open_connections_and_may_be_called_twice() -> None:
 
 
 def test_it_runs_on_uvloop_as_well(tmp_path: Path) -> None:
-    import uvloop
 
     async def run() -> None:
         for address in (LOOPBACK, Address(str(tmp_path / "u.sock"))):
@@ -397,3 +422,137 @@ def test_plain_shows_a_whole_configuration() -> None:
 def test_the_reply_needs_no_socket() -> None:
     head = RequestHead(1, b"GET", b"http", b"localhost", b"/live", b"", [], 0)
     assert _Rig().admin.reply(head, guarded=True) == as_text("live\n")
+
+
+async def _stream(rig: _Rig, version: str = "1.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter, dict[str, str]]:
+    assert rig.admin.address is not None
+    reader, writer = await asyncio.open_unix_connection(rig.admin.address.host)
+    writer.write(f"GET /stream HTTP/{version}\r\nhost: localhost\r\n\r\n".encode())
+    start, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
+    assert start == "HTTP/1.1 200 OK"
+    return reader, writer, dict(line.split(": ", 1) for line in lines)
+
+
+async def _chunk(reader: asyncio.StreamReader) -> bytes:
+    size = int(await reader.readline(), 16)
+    chunk = await reader.readexactly(size + 2)
+    assert chunk.endswith(b"\r\n")
+    return chunk[:-2]
+
+
+def test_a_stream_arrives_piece_by_piece_until_its_feed_is_over(tmp_path: Path) -> None:
+    async def work(rig: _Rig) -> None:
+        reader, writer, fields = await _stream(rig)
+        assert fields["content-type"] == "application/x-ndjson"
+        assert fields["transfer-encoding"] == "chunked"
+        assert fields["cache-control"] == "no-store"
+        assert await _chunk(reader) == b"first\n"
+        assert rig.feed.sink is not None
+        rig.feed.sink.write(b"second\n")
+        assert await _chunk(reader) == b"second\n"
+        rig.feed.sink.finish()
+        assert await reader.read() == b"0\r\n\r\n"
+        await rig.feed.stopped.wait()
+        writer.close()
+        assert (await rig.ask(_get("/live")))[0] == 200
+
+    _run(work, Address(str(tmp_path / "admin.sock")))
+
+
+def test_an_old_client_reads_a_stream_to_its_end(tmp_path: Path) -> None:
+    """RFC 9112 7.1: HTTP/1.0 knows no chunks."""
+
+    async def work(rig: _Rig) -> None:
+        reader, writer, fields = await _stream(rig, "1.0")
+        assert "transfer-encoding" not in fields
+        assert rig.feed.sink is not None
+        rig.feed.sink.finish()
+        assert await reader.read() == b"first\n"
+        writer.close()
+
+    _run(work, Address(str(tmp_path / "admin.sock")))
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_a_feed_is_told_when_its_client_goes(tmp_path: Path, how: str) -> None:
+    async def work(rig: _Rig) -> None:
+        reader, writer, _ = await _stream(rig)
+        await _chunk(reader)
+        if how == "close":
+            writer.close()
+        else:
+            writer.transport.abort()
+        await rig.feed.stopped.wait()
+        assert rig.feed.sink is None
+
+    _run(work, Address(str(tmp_path / "admin.sock")))
+
+
+def test_a_feed_is_told_when_the_server_stops(tmp_path: Path) -> None:
+    async def work(rig: _Rig) -> None:
+        reader, writer, _ = await _stream(rig)
+        await _chunk(reader)
+        await rig.admin.stop()
+        await rig.feed.stopped.wait()
+        writer.close()
+
+    _run(work, Address(str(tmp_path / "admin.sock")))
+
+
+def test_a_stream_outlives_the_time_for_replies_and_waits_for_a_client_that_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "REPLY_S", 0.01)
+
+    async def work(rig: _Rig) -> None:
+        reader, writer, _ = await _stream(rig)
+        assert await _chunk(reader) == b"first\n"
+        sink = rig.feed.sink
+        assert sink is not None
+        assert sink.writable
+        written = 0
+        while sink.writable:
+            sink.write(b"x" * 4_096)
+            written += 4_096
+            await asyncio.sleep(0)
+            assert written < 4_000_000  # what the kernel and the client hold, and 64 KiB
+        assert isinstance(sink, admin._Connection)
+        assert sink._codec.events() == []  # nor does credit pile up
+        assert not rig.feed.stopped.is_set()
+        read = 0
+        while read < written:
+            read += len(await _chunk(reader))
+        await rig.feed.resumed.wait()
+        assert sink.writable
+        sink.write(b"on\n")
+        assert await _chunk(reader) == b"on\n"
+        writer.close()
+        await rig.feed.stopped.wait()
+
+    _run(work, Address(str(tmp_path / "admin.sock")))
+
+
+def test_on_the_unix_socket_the_kernel_says_who_asks_and_over_tcp_nobody_does(tmp_path: Path) -> None:
+    async def here(rig: _Rig) -> None:
+        assert json.loads((await rig.ask(_get("/who")))[2]) == os.getuid()
+
+    async def there(rig: _Rig) -> None:
+        assert json.loads((await rig.ask(_get("/who")))[2]) is None
+
+    _run(here, Address(str(tmp_path / "admin.sock")))
+    _run(there)
+
+
+def test_uvloop_knows_who_asks_too(tmp_path: Path) -> None:
+    async def work() -> None:
+        rig = _Rig()
+        await rig.admin.start(Address(str(tmp_path / "admin.sock")))
+        assert json.loads((await rig.ask(_get("/who")))[2]) == os.getuid()
+        reader, writer, _ = await _stream(rig)
+        assert await _chunk(reader) == b"first\n"
+        writer.close()
+        await rig.feed.stopped.wait()
+        await rig.admin.stop()
+
+    with asyncio.Runner(loop_factory=uvloop.Loop) as runner:
+        runner.run(asyncio.wait_for(work(), 20))

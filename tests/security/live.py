@@ -16,7 +16,7 @@ import shutil
 import socket
 import ssl
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 from unittest import mock
@@ -25,8 +25,9 @@ import h11
 import uvloop
 
 from flui.downstream import connection
-from flui.model.config import Limits, Listener, Sidecar
-from flui.model.topology import APP, Address, Cluster, Endpoint, Match, Route, Target
+from flui.model.config import AccessLogging, Limits, Listener, Sidecar
+from flui.model.resilience import NO_RETRY
+from flui.model.topology import APP, APP_ROUTE, Address, Cluster, Endpoint, Match, Route, Target
 from flui.runtime.sidecar import Running
 from support.pki import Authority, raw_context, write
 
@@ -220,9 +221,10 @@ class Live:
             certs=self._certs,
             policy=self._policy,
             clusters=(Cluster(APP, (Endpoint("app", upstream),), local=True), Cluster("backend", (Endpoint("b1", upstream),))),
-            routes=(Route("all", Match(), (Target("backend"),)),),
+            routes=(Route("all", Match(), (Target("backend"),), retry=NO_RETRY),),
             limits=self._limits,
-            access_log="off",
+            access_log=AccessLogging("off"),
+            app_route=replace(APP_ROUTE, retry=NO_RETRY),
         )
         self.running = Running(lambda: config)
         self.running.access_log = self.log

@@ -35,7 +35,7 @@ DECISION = Decision(
     Forward((Target("up"),), timeout_s=0.0, idle_timeout_s=0.0, key=None, add=(), deadline=None, keep_forwarded=False),
     Why("outbound", "up", "all", "test", "spiffe://shop/web"),
     float("inf"),
-    ("outbound", "up", "all"),
+    ("outbound", "up", "all", "spiffe://shop/web", "test"),
     b"",
 )
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -312,7 +312,9 @@ def head(method: bytes = b"GET", path: bytes = b"/", length: int = 0, fields: Se
     made = RequestHead(1, method, b"http", authority, path, b"", list(fields), length)
     made.host = authority
     made.trace = made.key = b""
-    made.deadline = -1
+    made.deadline = made.priority = -1
+    made.attempt = 1
+    made.repeatable = False
     made.forwarded = None
     return made
 

@@ -10,7 +10,11 @@ from flui.model.fault import Fault
 from flui.model.topology import Address, Balance, Cluster, Endpoint, Policy
 from flui.telemetry.families import UPSTREAM_CONNECTS
 from flui.telemetry.meters import Meters
-from flui.upstream.pool import ClusterPool, DialError, Pools
+from flui.upstream import dial
+from flui.upstream.connection import Upstream
+from flui.upstream.dial import DialError
+from flui.upstream.pool import ClusterPool
+from flui.upstream.pools import Pools
 from support.mesh import Mesh, until
 
 
@@ -26,10 +30,19 @@ def pool_of(one, meters=None, timeouts=None):
     return ClusterPool(one, None, Limits(), timeouts or Timeouts(), meters or Meters(), Random(1))
 
 
+class Nobody:
+    """Who dials without an exchange."""
+
+    waits_since = float("inf")
+
+    def upstream_spoke(self):
+        raise AssertionError
+
+
 async def opened(pool):
     member = pool.pick(b"", ())
     assert member is not None
-    return await pool.dial(member)
+    return await pool.dial(member, Nobody())
 
 
 async def silent(backend, request, reader, writer):
@@ -93,30 +106,27 @@ def test_an_endpoint_that_speaks_unasked_is_not_used(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["closes", "resets", "speaks"])
-def test_a_connection_that_ends_as_soon_as_it_is_open_is_no_connection(tmp_path, how):
+def test_a_connection_that_ends_as_soon_as_it_is_open_is_no_connection(tmp_path, monkeypatch, how):
     """Nothing was sent on it, so it is a failed dial, and the next endpoint may have the request."""
     mesh = Mesh(tmp_path)
 
+    class Quick(Upstream):
+        """What the loop may well deliver between the connect and the waking of who waits for it."""
+
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            if how == "closes":
+                self.eof_received()
+            elif how == "resets":
+                self.connection_lost(ConnectionResetError())
+                transport.abort()
+            else:
+                self.codec.receive(b"220 hello\r\n")
+
+    monkeypatch.setattr(dial, "Upstream", Quick)
+
     async def story():
         pool = pool_of(cluster(endpoint(await mesh.backend(silent))))
-        connect = pool._connect
-
-        async def connected(member, one):
-            connection = await connect(member, one)
-            # what the loop may well deliver between the connect and the waking of who waits for it
-            if how == "closes":
-                connection.eof_received()
-            elif how == "resets":
-                connection.connection_lost(ConnectionResetError())
-            else:
-                connection.codec.receive(b"220 hello\r\n")
-            return connection
-
-        class Quick(ClusterPool):
-            __slots__ = ()
-            _connect = staticmethod(connected)
-
-        pool.__class__ = Quick
         with pytest.raises(DialError) as refused:
             await opened(pool)
         assert refused.value.fault is Fault.UPSTREAM_REFUSED
@@ -171,7 +181,7 @@ def test_members_that_stay_keep_their_connections_and_their_load(tmp_path):
         pool = pool_of(cluster(stays, goes))
         member = pool.members[stays]
         member.active += 1
-        connection = await pool.dial(member)
+        connection = await pool.dial(member, Nobody())
         pool.update(cluster(stays))
         assert pool.members == {stays: member}
         assert member.active == 1

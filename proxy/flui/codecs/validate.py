@@ -12,13 +12,16 @@ from typing import Final
 from flui.model.events import RequestHead
 from flui.model.fault import Fault
 from flui.model.fields import (
+    ATTEMPT,
     CONNECTION,
     DEADLINE,
     EXPECT,
     FORWARDED,
     HOST,
+    IDEMPOTENCY,
     KEPT,
     KEY,
+    PRIORITY,
     PROTECTED,
     SINGLETONS,
     TRACE,
@@ -26,6 +29,7 @@ from flui.model.fields import (
     UPGRADE,
     kind_of,
 )
+from flui.model.resilience import PRIORITIES
 
 _UNRESERVED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 _PATH: Final = _UNRESERVED + b"!$&'()*+,=:@/%"
@@ -49,7 +53,7 @@ _MAX_DEADLINE_MS: Final = 24 * 3600 * 1000
 def validate(head: RequestHead) -> Fault | None:
     """Makes `head` canonical, or says why it cannot be.
 
-    Changes `authority`, `host`, `path`, `fields`, `protocol`, `trace`, `key`, `deadline` and `forwarded` of `head`.
+    Changes `authority`, `host`, `path`, `fields`, `protocol` of `head`, and sets what its fields say: `trace`, `key`, `deadline` ….
 
     Returns:
         None when the request is fit to be decided on; else the fault to answer it with.
@@ -79,7 +83,9 @@ def validate(head: RequestHead) -> Fault | None:
     head.authority, head.host = authority
     # The one pass: hop-by-hop and minted fields go, singletons are counted, what decisions need is picked up.
     head.trace = head.key = b""
-    head.deadline = -1
+    head.deadline = head.priority = -1
+    head.attempt = 1
+    head.repeatable = False
     head.forwarded = None
     local = False
     options: tuple[bytes, ...] = ()
@@ -95,6 +101,8 @@ def validate(head: RequestHead) -> Fault | None:
                 head.trace = field.value
             elif kind == KEY:
                 head.key = field.value
+            elif kind == IDEMPOTENCY:
+                head.repeatable = bool(field.value)
             elif kind == EXPECT and field.value.lower() != b"100-continue":
                 return Fault.MALFORMED  # RFC 9110 10.1.1 knows one expectation; any other is read differently by everyone
             continue
@@ -106,6 +114,16 @@ def validate(head: RequestHead) -> Fault | None:
             if not value or len(value) > 9 or value.translate(None, _DIGITS):
                 return Fault.MALFORMED
             head.deadline = min(int(value), _MAX_DEADLINE_MS)
+        elif kind == ATTEMPT:
+            value = field.value
+            if not value or len(value) > 4 or value.translate(None, _DIGITS):
+                return Fault.MALFORMED
+            head.attempt = max(1, int(value))
+        elif kind == PRIORITY:
+            said = PRIORITIES.get(field.value.decode("latin-1"))
+            if said is None:
+                return Fault.MALFORMED
+            head.priority = said
         elif kind == CONNECTION:
             named = connection_options(field.value)
             if named is None:

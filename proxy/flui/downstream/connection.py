@@ -46,6 +46,7 @@ class Downstream(asyncio.BufferedProtocol):
         "_lost",
         "_origin",
         "_reading",
+        "_source",
         "_tls_s",
         "_used",
         "codec",
@@ -55,13 +56,15 @@ class Downstream(asyncio.BufferedProtocol):
         "transport",
     )
 
-    def __init__(self, gate: Gate, accepted_at: float) -> None:
+    def __init__(self, gate: Gate, accepted_at: float, source: str = "") -> None:
         """A connection that was accepted.
 
         Args:
             gate: The listener it came to, at work.
             accepted_at: Monotonic seconds; its first head must be complete `header_s` after the handshake.
+            source: Address that it is counted under; empty: it is not.
         """
+        self._source = source
         self._gate = gate
         self.relay = gate.relay
         self.codec = Http1Server(gate.relay.limits, b"https" if gate.listener.tls else b"http")
@@ -99,6 +102,8 @@ class Downstream(asyncio.BufferedProtocol):
                 transport.abort()
                 return
             self.principal = self.peer.principal.name
+            if self._source:
+                gate.sources.prove(self._source)
             name = transport.get_extra_info("peername")
             if name:
                 host = f'"[{name[0]}]"' if ":" in name[0] else name[0]
@@ -136,6 +141,8 @@ class Downstream(asyncio.BufferedProtocol):
         self._lost = True
         self._alarm.stop()
         self._gate.connections.discard(self)
+        if self._source:
+            self._gate.sources.leave(self._source, proven=self.peer is not None)
         now = time.monotonic()
         for exchange in list(self._exchanges.values()):
             exchange.splice.reset(Fault.CALLER_GONE)
@@ -182,7 +189,11 @@ class Downstream(asyncio.BufferedProtocol):
         if up is not None:
             for event in up.codec.events():
                 splice.from_up(event, now)
-        if splice.done and self._exchanges.pop(splice.stream, None) is not None:
+        if not splice.deaf:
+            return
+        if not splice.done:
+            exchange.repeat(now)
+        elif self._exchanges.pop(splice.stream, None) is not None:
             exchange.finish(now)
             self._gate.recorder.exchange(splice, now, self._tls_s)
             self._tls_s = 0.0
@@ -211,7 +222,7 @@ class Downstream(asyncio.BufferedProtocol):
             decide_s = time.perf_counter() - begun
         else:
             relay.hits += 1
-        exchange = Exchange(self, head, decision, now, b"" if head.trace else relay.mint(), self._origin)
+        exchange = Exchange(self, head, decision, now, relay.traced(head.trace, now), self._origin)
         exchange.splice.decide_s = decide_s
         self._exchanges[head.stream] = exchange
         if relay.draining:

@@ -1,5 +1,7 @@
 """Accepts connections: an accept loop of our own, so that each connection gets the TLS context in force at that moment.
 
+A listener that speaks TLS bounds what comes from one address, and how many handshakes are under way (`sources.py`).
+
 A listener stops in two steps: `pause` leaves new connections in the kernel's queue (too many are open), `stop` takes what
 is already in that queue and closes the socket, so that a drain resets nobody who was let in.
 """
@@ -40,7 +42,7 @@ def bind(address: Address) -> socket.socket:
 class Acceptor:
     """Takes connections from one socket to one gate."""
 
-    __slots__ = ("_accepting", "_gate", "_handshakes", "_sock", "_stopped", "address")
+    __slots__ = ("_accepting", "_gate", "_handshakes", "_opening", "_sock", "_stopped", "address")
 
     def __init__(self, gate: Gate, sock: socket.socket) -> None:
         name = sock.getsockname()
@@ -51,6 +53,8 @@ class Acceptor:
         self._accepting = False
         self._stopped = False
         self._handshakes = 0
+        self._opening: dict[Secure, None] = {}
+        """Handshakes under way, the oldest first."""
 
     @property
     def busy(self) -> bool:
@@ -96,7 +100,7 @@ class Acceptor:
 
     def _accept(self) -> bool:
         try:
-            sock, _ = self._sock.accept()
+            sock, name = self._sock.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return False
         except OSError as error:
@@ -104,23 +108,42 @@ class Acceptor:
             self._gate.relay.journal.error("accept failed", listener=self._gate.listener.name, error=str(error))
             self._pause()
             return False
+        gate = self._gate
+        source = name[0] if gate.listener.tls else ""
+        if source:
+            limits = gate.relay.limits
+            why = gate.sources.refuses(source, limits.connections, limits.connections_per_source)
+            if why:
+                gate.turned_away(why, source)
+                sock.close()
+                return True
+            gate.sources.enter(source)
+            if len(self._opening) >= limits.handshakes:
+                # The one that has waited longest: who means it is done in milliseconds, so it is hardly ever one of those.
+                oldest = next(iter(self._opening))
+                del self._opening[oldest]
+                gate.turned_away("handshakes", "")
+                oldest.abort()
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._handshakes += 1
-        self._gate.relay.tasks.start(self._open(sock))
+        gate.relay.tasks.start(self._open(sock, source))
         return True
 
-    async def _open(self, sock: socket.socket) -> None:
+    async def _open(self, sock: socket.socket, source: str) -> None:
         gate = self._gate
         loop = gate.relay.loop
         accepted = False
+        secure: Secure | None = None
         try:
             if gate.listener.tls:
                 assert gate.relay.credentials is not None
                 context = gate.relay.credentials.server_context()
-                secure = Secure(gate.protocol(), context, loop, gate.relay.timeouts.handshake_s, server=True)
-                await loop.connect_accepted_socket(lambda: secure, sock)
-                await secure.established()
+                wire = Secure(gate.protocol(source), context, loop, gate.relay.timeouts.handshake_s, server=True)
+                secure = wire
+                await loop.connect_accepted_socket(lambda: wire, sock)
+                self._opening[wire] = None
+                await wire.established()
             else:
                 await loop.connect_accepted_socket(gate.protocol, sock)
             accepted = True
@@ -131,6 +154,10 @@ class Acceptor:
         finally:
             if not accepted:
                 sock.close()
+                if source:
+                    gate.sources.leave(source, proven=False)
+            if secure is not None:
+                self._opening.pop(secure, None)
             self._handshakes -= 1
 
 

@@ -5,30 +5,40 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from math import ceil
 from random import Random
 
 from flui.decide import Snapshot
 from flui.downstream.connection import Downstream
+from flui.downstream.extras import Extras
+from flui.downstream.sources import Sources
 from flui.identity.svid import SvidError
 from flui.model.config import Limits, Listener, Timeouts
+from flui.model.decision import Forward
+from flui.model.events import RequestHead
+from flui.model.fault import Fault
+from flui.model.resilience import HIGH, LOW, PRIORITY_NAMES
 from flui.model.topology import Target
-from flui.telemetry.families import CONNECTIONS_ACCEPTED, HANDSHAKES_REFUSED
+from flui.resilience.overload import Pressure
+from flui.splice import Splice
+from flui.telemetry.families import BREAKER_REFUSED, CONNECTIONS_ACCEPTED, CONNECTIONS_REFUSED, HANDSHAKES_REFUSED, RATE_LIMITED, SHED
 from flui.telemetry.journal import Journal
 from flui.telemetry.meters import Meters
 from flui.telemetry.recorder import Recorder
 from flui.transport.credentials import Credentials
 from flui.transport.tasks import TaskSet
 from flui.transport.tls import Peer, agreed, peer
-from flui.upstream.pool import Pools
+from flui.upstream.guard import Refusal
+from flui.upstream.pools import Pools
 
 
 class Relay:
     """Carries out decisions. One per worker."""
 
     __slots__ = (
-        "_random",
         "credentials",
         "draining",
+        "extras",
         "hits",
         "journal",
         "limits",
@@ -37,6 +47,8 @@ class Relay:
         "meters",
         "misses",
         "pools",
+        "pressure",
+        "random",
         "recorder",
         "snapshot",
         "tasks",
@@ -69,16 +81,47 @@ class Relay:
         """Flow-table look-ups that found a decision."""
         self.misses = 0
         self.tasks = TaskSet(self._failed)
-        self._random = Random(os.urandom(16))  # noqa: S311 - trace ids and traffic splits, not secrets
+        self.random = Random(os.urandom(16))  # noqa: S311 - trace ids, traffic splits and pauses, not secrets
+        self.pressure = Pressure(snapshot.config.overload)
+        """How long work waits for the event loop, and what is shed for it."""
+        self.extras = Extras(self, self.random)
 
     def mint(self) -> bytes:
         """A traceparent for a request that carries none (W3C Trace Context), not sampled."""
-        text = b"%048x" % self._random.getrandbits(192)
+        text = b"%048x" % self.random.getrandbits(192)
         return b"00-%b-%b-00" % (text[:32], text[32:])
+
+    def traced(self, said: bytes, now: float) -> bytes:
+        """The traceparent that is sent on in place of the one that was said; empty: that one stays."""
+        del now
+        return b"" if said else self.mint()
+
+    def sheds(self, listener: str, forward: Forward, head: RequestHead) -> bool:
+        """Whether a request is refused because we have too much to do ourselves: the less important, the earlier."""
+        priority = max(forward.priority, head.priority)
+        level = self.pressure.level
+        if priority == HIGH or (level == 1 and priority != LOW):
+            return False
+        self.meters.count(SHED, listener, PRIORITY_NAMES[priority].decode(), "overload")
+        return True
+
+    def refused(self, splice: Splice, cluster: str, refusal: Refusal, priority: int) -> None:
+        """A request is not sent, for a limit: it is counted and answered."""
+        if refusal.fault is Fault.CIRCUIT_OPEN:
+            self.tripped(cluster, refusal.what)
+        elif refusal.fault is Fault.OVERLOADED:
+            self.meters.count(SHED, splice.decision.why.listener, PRIORITY_NAMES[priority].decode(), refusal.what)
+        elif cluster:
+            self.meters.count(RATE_LIMITED, splice.decision.why.listener, splice.decision.why.route)
+        splice.fail(refusal.fault, retry_after_s=max(1, ceil(refusal.after_s)))
+
+    def tripped(self, cluster: str, what: str) -> None:
+        """A breaker is open."""
+        self.meters.count(BREAKER_REFUSED, cluster, what)
 
     def split(self, targets: Sequence[Target]) -> Target:
         """One of several targets, by weight."""
-        point = self._random.randrange(sum(target.weight for target in targets))
+        point = self.random.randrange(sum(target.weight for target in targets))
         for target in targets:
             point -= target.weight
             if point < 0:
@@ -89,6 +132,9 @@ class Relay:
         """Puts a new snapshot in force; exchanges in progress keep the decision they have."""
         config = snapshot.config
         self.pools.update(config.clusters, config.limits, config.timeouts)
+        self.extras.forget(frozenset(route.name for route in (*config.routes, *config.app_routes, config.app_route)))
+        if config.overload != self.snapshot.config.overload:
+            self.pressure = Pressure(config.overload)
         self.limits = config.limits
         self.timeouts = config.timeouts
         self.snapshot = snapshot
@@ -104,18 +150,28 @@ class Relay:
 class Gate:
     """One listener at work."""
 
-    __slots__ = ("connections", "listener", "recorder", "relay")
+    __slots__ = ("connections", "listener", "recorder", "relay", "sources")
 
     def __init__(self, relay: Relay, listener: Listener) -> None:
         self.relay = relay
         self.listener = listener
         self.recorder = relay.recorder
         self.connections: set[Downstream] = set()
+        self.sources = Sources()
 
-    def protocol(self) -> Downstream:
-        """The protocol for an accepted connection."""
+    def protocol(self, source: str = "") -> Downstream:
+        """The protocol for an accepted connection.
+
+        Args:
+            source: Address that it was counted under; empty: it was not.
+        """
         self.relay.meters.count(CONNECTIONS_ACCEPTED, self.listener.name)
-        return Downstream(self, self.relay.loop.time())
+        return Downstream(self, self.relay.loop.time(), source)
+
+    def turned_away(self, why: str, source: str) -> None:
+        """A connection is closed before anything is known of its caller but its address."""
+        self.relay.meters.count(CONNECTIONS_REFUSED, self.listener.name, why)
+        self.relay.journal.warn("connection refused", listener=self.listener.name, why=why, source=source)
 
     def authenticate(self, transport: asyncio.Transport) -> Peer:
         """Who is at the other end of a finished handshake.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from flui.model.fault import Fault
 from flui.model.fields import Field
+from flui.model.resilience import NO_RETRY, NORMAL, Injection, Mirror, Rate, Retry
 from flui.model.topology import HashKey, Target
 
 
@@ -37,6 +38,18 @@ class Forward:
     """Ready flui-deadline of a request whose caller set none; None when the route has no timeout either."""
     keep_forwarded: bool
     """The caller is an allow-listed hop: its Forwarded fields stay."""
+    retry: Retry = NO_RETRY
+    repeatable: bool = False
+    """Its method may be sent again (RFC 9110 9.2.2)."""
+    priority: int = NORMAL
+    fails_in_panic: bool = False
+    rates: tuple[Rate, ...] = ()
+    mirror: Mirror | None = None
+    inject: Injection | None = None
+    server_timing: bool = False
+    """The caller is told where the time went."""
+    special: bool = False
+    """Some of what few routes ask for is asked for: rates, a mirror, injected faults, a pause before a second try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +68,6 @@ class Decision:
     expires_at: float
     """Monotonic seconds after which it must be made again; `inf` when nothing in it can lapse."""
     labels: tuple[str, ...]
-    """Label values of its metrics, all from configuration: listener, service, route."""
+    """Label values of its metrics, all from configuration and policy: listener, service, route, peer, rule."""
     log_text: bytes
     """The fixed part of its access-log lines, ready JSON members."""

@@ -26,6 +26,7 @@ class RequestHead:
     """A request has begun."""
 
     __slots__ = (
+        "attempt",
         "authority",
         "deadline",
         "extra",
@@ -37,8 +38,10 @@ class RequestHead:
         "length",
         "method",
         "path",
+        "priority",
         "protocol",
         "query",
+        "repeatable",
         "scheme",
         "special",
         "stream",
@@ -95,6 +98,12 @@ class RequestHead:
     """flui-key, or empty."""
     deadline: int
     """Milliseconds that the caller leaves us; -1: not said."""
+    attempt: int
+    """Which try this is of whoever sends it; 1: the first, or not said."""
+    priority: int
+    """flui-priority, as in `model.resilience`; -1: not said."""
+    repeatable: bool
+    """It carries an idempotency key: sending it twice is doing it once."""
     forwarded: list[Field] | None
     """Forwarded fields of the caller; worth keeping only if the caller is an allow-listed hop."""
 
@@ -105,7 +114,7 @@ class RequestHead:
 class ResponseHead:
     """A response has begun, or an interim response (status 1xx) passes."""
 
-    __slots__ = ("fields", "http1", "length", "local", "status", "stream")
+    __slots__ = ("extra", "fields", "http1", "length", "local", "refusal", "status", "stream")
 
     def __init__(self, stream: int, status: int, fields: list[Field], length: int, local: bool = False) -> None:
         self.stream = stream
@@ -117,6 +126,10 @@ class ResponseHead:
         """Some fields are for this hop only, or may not be said by a peer: a relay takes them out."""
         self.http1 = b""
         """Octets of status line and `fields` in HTTP/1.1, once somebody has needed them."""
+        self.extra: list[Field] | None = None
+        """What the relay adds behind `fields`."""
+        self.refusal = b""
+        """The fault for which another sidecar refused; empty when it was the service itself that answered."""
 
     def __repr__(self) -> str:
         return f"ResponseHead({self.stream}, {self.status}, length={self.length})"

@@ -46,8 +46,11 @@ class Fault(Enum):
     NO_ROUTE = "no_route"
     POLICY_UNAVAILABLE = "policy_unavailable"
     DEADLINE_PASSED = "deadline_passed"
+    RATE_LIMITED = "rate_limited"
+    INJECTED = "injected"
     # where it went
     NO_ENDPOINT = "no_endpoint"
+    CIRCUIT_OPEN = "circuit_open"
     APP_UNAVAILABLE = "app_unavailable"
     UPSTREAM_REFUSED = "upstream_refused"
     UPSTREAM_IDENTITY = "upstream_identity"
@@ -77,7 +80,10 @@ DIALECTS: Final[dict[Fault, Dialects]] = {
     Fault.NO_ROUTE: Dialects(404, "Not Found", 12, 8, 0x10C, 1008),
     Fault.POLICY_UNAVAILABLE: Dialects(503, "Service Unavailable", 14, 7, 0x10B, 1013, retry_after_s=1),
     Fault.DEADLINE_PASSED: Dialects(504, "Gateway Timeout", 4, 8, 0x10C, 1013),
+    Fault.RATE_LIMITED: Dialects(429, "Too Many Requests", 8, 11, 0x107, 1013, retry_after_s=1),
+    Fault.INJECTED: Dialects(503, "Service Unavailable", 14, 7, 0x10B, 1013),
     Fault.NO_ENDPOINT: Dialects(503, "Service Unavailable", 14, 7, 0x10B, 1013, retry_after_s=1),
+    Fault.CIRCUIT_OPEN: Dialects(503, "Service Unavailable", 14, 7, 0x10B, 1013, retry_after_s=1),
     Fault.APP_UNAVAILABLE: Dialects(503, "Service Unavailable", 14, 7, 0x10B, 1013, retry_after_s=1),
     Fault.UPSTREAM_REFUSED: Dialects(502, "Bad Gateway", 14, 7, 0x10B, 1014),
     Fault.UPSTREAM_IDENTITY: Dialects(502, "Bad Gateway", 14, 7, 0x10B, 1014),
@@ -89,3 +95,20 @@ DIALECTS: Final[dict[Fault, Dialects]] = {
     Fault.DRAINING: Dialects(503, "Service Unavailable", 14, 7, 0x10B, 1001, retry_after_s=1),
     Fault.INTERNAL: Dialects(500, "Internal Server Error", 13, 2, 0x102, 1011),
 }
+
+SHED: Final = frozenset((Fault.OVERLOADED, Fault.CIRCUIT_OPEN, Fault.RATE_LIMITED))
+"""Refused because there was too much: sending it again adds to it, so nobody does (threats H1)."""
+
+ENDPOINT_FAULTS: Final = frozenset(
+    (
+        Fault.UPSTREAM_REFUSED,
+        Fault.UPSTREAM_IDENTITY,
+        Fault.UPSTREAM_RESET,
+        Fault.UPSTREAM_MALFORMED,
+        Fault.CONNECT_TIMEOUT,
+        Fault.UPSTREAM_TIMEOUT,
+        Fault.APP_UNAVAILABLE,
+        Fault.DEADLINE_PASSED,
+    )
+)
+"""Faults that speak against the endpoint that was asked."""

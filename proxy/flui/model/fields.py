@@ -22,23 +22,29 @@ TRACE_STATE: Final = 6
 """tracestate: means something beside its own traceparent only."""
 KEY: Final = 7
 """flui-key: the consistent-hash key."""
-KEPT: Final = 7
-HOST: Final = 8
-CODING: Final = 9
+IDEMPOTENCY: Final = 8
+"""idempotency-key: the request may be sent again whatever its method."""
+KEPT: Final = 8
+HOST: Final = 9
+CODING: Final = 10
 """transfer-encoding; its value is exactly `chunked`."""
-CONNECTION: Final = 10
+CONNECTION: Final = 11
 """connection: names what must not be forwarded (RFC 9110 7.6.1)."""
-HOP: Final = 11
+HOP: Final = 12
 """Other fields that end at this hop."""
-UPGRADE: Final = 12
-OURS: Final = 13
+UPGRADE: Final = 13
+OURS: Final = 14
 """Fields that only a sidecar may mint, and every name that folds to one of them: never taken from a peer."""
-DEADLINE: Final = 14
+DEADLINE: Final = 15
 """flui-deadline: what is left of the caller's deadline, in milliseconds."""
-FORWARDED: Final = 15
+FORWARDED: Final = 16
 """forwarded, x-forwarded-*, x-real-ip …: only an allow-listed hop may say them."""
+ATTEMPT: Final = 17
+"""flui-attempt: somebody before us sends this request for the second or a further time."""
+PRIORITY: Final = 18
+"""flui-priority: what may be shed first."""
 
-SINGLETONS: Final = frozenset((HOST, CODING, TRACE, KEY, DEADLINE, AUTHORIZATION, CONTENT_TYPE))
+SINGLETONS: Final = frozenset((HOST, CODING, TRACE, KEY, IDEMPOTENCY, DEADLINE, ATTEMPT, PRIORITY, AUTHORIZATION, CONTENT_TYPE))
 """Kinds of which a second line makes the request malformed (a list could be read differently behind us)."""
 
 _KINDS: Final[dict[bytes, int]] = {
@@ -59,6 +65,9 @@ _KINDS: Final[dict[bytes, int]] = {
     b"tracestate": TRACE_STATE,
     b"flui-key": KEY,
     b"flui-deadline": DEADLINE,
+    b"flui-attempt": ATTEMPT,
+    b"flui-priority": PRIORITY,
+    b"idempotency-key": IDEMPOTENCY,
     b"authorization": AUTHORIZATION,
     b"content-type": CONTENT_TYPE,
     b"forwarded": FORWARDED,
@@ -79,7 +88,7 @@ _PREFIXES: Final = ((b"flui-", OURS), (b"x-forwarded-", FORWARDED), (b"x-envoy-"
 
 _FOLD: Final = bytes.maketrans(b"_.", b"--")
 
-PROTECTED: Final = frozenset((LENGTH, HOST, CODING, OURS, TRACE, KEY, DEADLINE, AUTHORIZATION, CONTENT_TYPE, FORWARDED))
+PROTECTED: Final = SINGLETONS | {LENGTH, OURS, FORWARDED}
 """Kinds that a Connection option may not name: dropping them on a peer's word would change what was authorised (E2)."""
 
 
@@ -132,6 +141,11 @@ def _is_traceparent(value: bytes) -> bool:
         and value[3:35] != _NO_TRACE
         and value[36:52] != _NO_PARENT
     )
+
+
+def is_sampled(traceparent: bytes) -> bool:
+    """Whether a well-formed traceparent asks for spans (W3C Trace Context 3.2.2.5: the lowest bit of its flags)."""
+    return traceparent[54] in b"13579bdf"
 
 
 def classified(name: bytes, value: bytes) -> Field:

@@ -19,6 +19,8 @@ NORMAL: Final = 1
 LOW: Final = 2
 PRIORITIES: Final[dict[str, int]] = {"high": HIGH, "normal": NORMAL, "low": LOW}
 """What is shed last, and first. A caller's `flui-priority` can only lower what its route says."""
+PRIORITY_NAMES: Final = (b"high", b"normal", b"low")
+"""By number."""
 
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 """Methods whose request may be sent again (RFC 9110 9.2.2)."""

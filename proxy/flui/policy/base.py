@@ -109,3 +109,7 @@ class Policy(Protocol):
     def roles(self, subject: str) -> tuple[str, ...]:
         """Every role the subject holds, directly or through another role; sorted."""
         ...
+
+    def callers(self) -> tuple[str, ...]:
+        """Every caller that a row names, sorted."""
+        ...

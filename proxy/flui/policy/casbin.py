@@ -123,9 +123,10 @@ def _escaped(text: str) -> str:
 class Reference:
     """pycasbin's own verdicts. Linear in the rules, 10 µs and more for each: the oracle of tests, nothing else."""
 
-    __slots__ = ("_enforcer", "_places", "_shape", "version")
+    __slots__ = ("_callers", "_enforcer", "_places", "_shape", "version")
 
     def __init__(self, model: str, shape: Shape, policy: Index) -> None:
+        self._callers = policy.callers()
         rows = [row_of(rule, shape) for rule in policy.rules]
         self._enforcer = enforcer_of(model, rows, [[grant.member, grant.role] for grant in policy.grants])
         self._places = {tuple(row): rule.place for row, rule in zip(reversed(rows), reversed(policy.rules), strict=True)}
@@ -143,3 +144,7 @@ class Reference:
         if not self._shape.has_roles:
             return ()
         return tuple(sorted(self._enforcer.get_implicit_roles_for_user(subject)))
+
+    def callers(self) -> tuple[str, ...]:
+        """Every caller that a row names, sorted."""
+        return self._callers

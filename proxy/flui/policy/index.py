@@ -177,6 +177,10 @@ class DenyAll:
         del subject
         return ()
 
+    def callers(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
 
 def _first(numbers: dict[str, int], holders: frozenset[str]) -> int:
     """Smallest number of a rule that one of the holders has; the shorter of the two is gone through."""

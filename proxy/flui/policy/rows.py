@@ -16,7 +16,8 @@ from flui.policy.matcher import FIELDS, Compare, Shape
 from flui.policy.objects import fault_in, is_pattern, key_match2_differs, key_match_differs
 from flui.policy.source import lines_of
 
-_CALLER: Final = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+|jwt:[!-~]+")
+# `uid:` is a user of this machine, who asks over the admin socket; one number has one spelling
+_CALLER: Final = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+|jwt:[!-~]+|uid:(0|[1-9][0-9]{0,9})")
 _ROLE: Final = re.compile(r"role:[A-Za-z0-9][A-Za-z0-9._-]*")
 _SERVICE: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 # RFC 9110 5.6.2: a method is a token
@@ -25,7 +26,7 @@ _CLEAN: Final = re.compile(r"[!-~]+")
 _PLAIN: Final = re.compile(r"[!#-'*-Z\\^-~]+")
 """Clean, and without quotes and brackets: nearly every column."""
 
-_SUBJECTS: Final = "write spiffe://TRUST-DOMAIN/NAME, jwt:ISSUER:SUBJECT or role:NAME"
+_SUBJECTS: Final = "write spiffe://TRUST-DOMAIN/NAME, jwt:ISSUER:SUBJECT, uid:NUMBER or role:NAME"
 
 
 class Rows:

@@ -14,6 +14,7 @@ from random import Random
 from typing import Final, Protocol, assert_never
 
 from flui.model.topology import Cluster, Endpoint, Policy
+from flui.resilience.outlier import Vitals
 from flui.routing import ring
 
 _WHOLE_BP: Final = 10_000
@@ -25,7 +26,7 @@ _TURNS: Final = 4_096
 class Member:
     """An endpoint and what is known about it while it serves. Outlives the picker when the membership changes."""
 
-    __slots__ = ("active", "available", "endpoint", "label", "weight")
+    __slots__ = ("active", "available", "endpoint", "label", "out", "share", "vitals", "weight")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -36,6 +37,12 @@ class Member:
         """Requests in flight; the upstream pool counts them."""
         self.available = True
         """It may be picked."""
+        self.out = False
+        """It is judged unfit. It is available all the same while too many are."""
+        self.share = 1.0
+        """Part of its full share of the requests that it gets, while it comes back."""
+        self.vitals = Vitals()
+        """How its tries have ended."""
 
     def __repr__(self) -> str:
         return f"Member({self.endpoint.name!r}, active={self.active}, available={self.available})"

@@ -20,7 +20,7 @@ SUFFIX: Final = ".flui"
 class _Rule:
     """One explicit route, compiled."""
 
-    __slots__ = ("headers", "methods", "order", "pattern", "route")
+    __slots__ = ("headers", "methods", "order", "pattern", "principals", "route")
 
     def __init__(self, order: int, route: Route) -> None:
         self.order = order
@@ -28,13 +28,21 @@ class _Rule:
         self.pattern = Pattern(route.match.path)
         self.methods: frozenset[bytes] = frozenset(method.encode("ascii") for method in route.match.methods)
         self.headers = route.match.headers
+        self.principals = route.match.principals
 
-    def holds(self, method: bytes, path: bytes, values: Mapping[bytes, tuple[bytes, ...]]) -> bool:
+    def holds(self, principal: str, method: bytes, path: bytes, values: Mapping[bytes, tuple[bytes, ...]]) -> bool:
         if self.methods and method not in self.methods:
             return False
         if not self.pattern.matches(path):
             return False
+        if self.principals and not any(_is_called(principal, name) for name in self.principals):
+            return False
         return all(_agrees(header, values) for header in self.headers)
+
+
+def _is_called(principal: str, name: str) -> bool:
+    """Whether a principal is the one of that name, or below it where the name ends in `/*`."""
+    return principal == name or (name.endswith("/*") and principal.startswith(name[:-1]) and len(principal) >= len(name))
 
 
 def _agrees(header: HeaderMatch, values: Mapping[bytes, tuple[bytes, ...]]) -> bool:
@@ -75,10 +83,11 @@ class Table:
                 for host in hosts:
                     self._by_name[host] = route
 
-    def match(self, method: bytes, host: str, path: bytes, values: Mapping[bytes, tuple[bytes, ...]]) -> Route | None:
+    def match(self, principal: str, method: bytes, host: str, path: bytes, values: Mapping[bytes, tuple[bytes, ...]]) -> Route | None:
         """The route of a request, or None: then there is nowhere to send it.
 
         Args:
+            principal: Who asks.
             method: As on the wire.
             host: Authority in lower case, without port.
             path: Canonical, without query.
@@ -92,7 +101,7 @@ class Table:
                 for rule in rules.get(key, ()):
                     if best is not None and best.order < rule.order:
                         break
-                    if rule.holds(method, path, values):
+                    if rule.holds(principal, method, path, values):
                         best = rule
                         break
         return best.route if best is not None else self._by_name.get(host)

@@ -9,17 +9,21 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import IPv6Address, ip_address
-from typing import Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from flui.identity.spiffe import SpiffeId
 from flui.model.config import Problem
+from flui.model.resilience import WHOLE_BP
 from flui.model.topology import Address
 from flui.model.units import GIB, KIB, MIB
 from flui.runtime._yaml import Items, Node, Place, Section, Text
 
 T = TypeVar("T")
+
+Knobs: TypeAlias = Mapping[str, tuple[str, Callable[[str], Any]]]
+"""Keys of a section that have one value each: the field that each sets, and the parser that makes what the field holds."""
 
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
@@ -27,6 +31,9 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,14}")
 _FRACTION: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _MEASURE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([A-Za-z]*)")
+_SHARE: Final = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,9}))?%")
+_RATE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)/([smh])")
+_RANGE: Final = re.compile(r"([0-9]{3})(?:-([0-9]{3}))?")
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _OCTETS: Final = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}
@@ -45,45 +52,59 @@ class Wrong(Exception):  # noqa: N818 - it is not an error of the program but a 
 
 def duration(text: str, low: float, high: float) -> float:
     """`250ms`, `15s`, `2m`, `1h` in seconds; `0` where `low` is 0."""
-    if text == "0" and low == 0:
-        return 0.0
     found = _MEASURE.fullmatch(text)
     if found is None:
         raise Wrong(f"{text!r} is not a duration", "write a number and ms, s, m or h, such as `15s`")
-    if found[2] not in _SECONDS:
+    if text != "0" and found[2] not in _SECONDS:
         unit = f"the unit {found[2]!r} is not known" if found[2] else f"{text!r} has no unit"
         raise Wrong(unit, f"write ms, s, m or h, such as `{found[1]}s`")
-    seconds = float(found[1]) * _SECONDS[found[2]]
+    seconds = float(found[1]) * _SECONDS[found[2]] if text != "0" else 0.0
     if not low <= seconds <= high:
-        raise Wrong(f"{text} is out of range", f"write {_seconds(low)} to {_seconds(high)}")
+        raise Wrong(f"{text} is out of range", f"write {as_duration(low)} to {as_duration(high)}")
     return seconds
 
 
-def _seconds(value: float) -> str:
+def as_duration(value: float) -> str:
+    """Seconds as people write them."""
     for unit in ("h", "m", "s"):
         if value and value % _SECONDS[unit] == 0:
             return f"{value / _SECONDS[unit]:g}{unit}"
     return f"{value * 1000:g}ms" if value else "0"
 
 
-def size(text: str, low: int, high: int, none: bool = False) -> int:
-    """`512B`, `64KiB`, `10MiB`, `1GiB` in octets; `0` where `none` is allowed."""
-    if text == "0" and none:
+def size(text: str, low: int, high: int, zero: str = "") -> int:
+    """`512B`, `64KiB`, `10MiB`, `1GiB` in octets; also `0` where `zero` says what that means."""
+    if text == "0" and zero:
         return 0
     found = _MEASURE.fullmatch(text)
     if found is None:
         raise Wrong(f"{text!r} is not a size", "write a number and B, KiB, MiB or GiB, such as `64KiB`")
-    if found[2] not in _OCTETS:
+    if text != "0" and found[2] not in _OCTETS:
         unit = f"the unit {found[2]!r} is not known" if found[2] else f"{text!r} has no unit"
         meant = {"M": "MiB", "G": "GiB"}.get(found[2][:1].upper(), "KiB")
         raise Wrong(unit, f"write B, KiB, MiB or GiB, such as `{found[1]}{meant}`")
-    octets = float(found[1]) * _OCTETS[found[2]]
+    octets = float(found[1]) * _OCTETS[found[2]] if text != "0" else 0.0
     if not low <= octets <= high:
-        raise Wrong(f"{text} is out of range", f"write {_octets(low)} to {_octets(high)}" + (", or 0 for no limit" if none else ""))
+        raise Wrong(f"{text} is out of range", f"write {as_size(low)} to {as_size(high)}" + (f", or 0 for {zero}" if zero else ""))
     return int(octets)
 
 
-def _octets(value: int) -> str:
+def speed(text: str, low: int, high: int) -> int:
+    """`500B/s`, `64KiB/s` in octets per second; `0` for none."""
+    if text == "0":
+        return 0
+    found = _MEASURE.fullmatch(text.removesuffix("/s"))
+    if found is None or found[2] not in _OCTETS or not text.endswith("/s"):
+        meant = f"{found[1]}{found[2] if found[2] in _OCTETS else 'B'}/s" if found is not None else "500B/s"
+        raise Wrong(f"{text!r} is not a size per second", f"write a number and B/s, KiB/s or MiB/s, such as `{meant}`")
+    octets = float(found[1]) * _OCTETS[found[2]]
+    if not low <= octets <= high:
+        raise Wrong(f"{text} is out of range", f"write {as_size(low)}/s to {as_size(high)}/s, or 0 for no limit")
+    return int(octets)
+
+
+def as_size(value: int) -> str:
+    """Octets as people write them."""
     unit = next(unit for unit in ("GiB", "MiB", "KiB", "B") if value % _OCTETS[unit] == 0)
     return f"{value // _OCTETS[unit]}{unit}"
 
@@ -104,6 +125,58 @@ def fraction(text: str, low: float, high: float) -> float:
     if not low <= float(text) <= high:
         raise Wrong(f"{text} is out of range", f"write {low:g} to {high:g}")
     return float(text)
+
+
+def share(text: str, low_bp: int = 0, high_bp: int = WHOLE_BP) -> int:
+    """`1%`, `0.5%`, `12.25%` in basis points."""
+    found = _SHARE.fullmatch(text)
+    if found is None:
+        if _FRACTION.fullmatch(text) is None:
+            raise Wrong(f"{text!r} is not a share", "write it in percent, such as `1%`")
+        percent = float(text) * 100 if "." in text and float(text) <= 1 else float(text)
+        raise Wrong(f"{text!r} has no percent sign", f"write `{percent:g}%`")
+    if len((found[2] or "").rstrip("0")) > 2:
+        raise Wrong(f"{text} is finer than a hundredth of a percent", "write at most two decimals, such as `0.01%`")
+    basis_points = int(found[1]) * 100 + int((found[2] or "")[:2].ljust(2, "0"))
+    if not low_bp <= basis_points <= high_bp:
+        raise Wrong(f"{text} is out of range", f"write {low_bp / 100:g}% to {high_bp / 100:g}%")
+    return basis_points
+
+
+def rate(text: str, high: float) -> float:
+    """`100/s`, `0.5/s`, `30/m` per second; never 0."""
+    found = _RATE.fullmatch(text)
+    if found is None:
+        meant = f"{text}/s" if _FRACTION.fullmatch(text) and float(text) else "100/s"
+        raise Wrong(f"{text!r} is not a rate", f"write a number and /s, /m or /h, such as `{meant}`")
+    per_s = float(found[1]) / _SECONDS[found[2]]
+    if not per_s:
+        raise Wrong("a rate of 0 lets nothing through", "write more, or deny it in the policy")
+    if not 1 / _SECONDS["h"] <= per_s <= high:
+        raise Wrong(f"{text} is out of range", f"write 1/h to {high:.0f}/s")
+    return per_s
+
+
+def status_range(text: str, low: int, high: int) -> tuple[int, int]:
+    """`200-399`, or `204` alone."""
+    found = _RANGE.fullmatch(text)
+    if found is None:
+        raise Wrong(f"{text!r} is not a range of status codes", "write the first and the last, such as `200-399`")
+    first, last = int(found[1]), int(found[2] or found[1])
+    if not low <= first <= last <= high:
+        fix = f"write {low} to {high}, the smaller one first"
+        raise Wrong(f"{text} is out of range" if first <= last else f"{text} ends before it begins", fix)
+    return first, last
+
+
+def off_or(text: str, parse: Callable[[str], T], off: T) -> T:
+    """What `parse` makes of it; `off` stands for a value that means never."""
+    if text == "off":
+        return off
+    try:
+        return parse(text)
+    except Wrong as wrong:
+        raise Wrong(wrong.what, f"{wrong.fix}, or `off`") from None
 
 
 def one_of(text: str, known: Collection[str], what: str, empty: str) -> str:
@@ -234,6 +307,14 @@ def overlap(one: Address, other: Address) -> bool:
     return len(hosts) == 1 or any(is_ip(host) and ip_address(host).is_unspecified for host in hosts)
 
 
+def is_off(node: Node | None) -> bool:
+    """Whether the word `off` was written."""
+    return isinstance(node, Text) and node.text == "off"
+
+
+_NOWHERE: Final[Mapping[str, tuple[str, str]]] = {}
+
+
 class Reader:
     """Reads typed values off the tree, goes on after mistakes, and keeps them all."""
 
@@ -275,17 +356,40 @@ class Reader:
             return {}
         return node.entries
 
-    def fields(self, node: Node | None, known: Collection[str], example: str) -> dict[str, Node]:
-        """The entries of a section whose keys are known, without those that have no value. Other keys are mistakes."""
+    def fields(
+        self, node: Node | None, known: Collection[str], example: str, elsewhere: Mapping[str, tuple[str, str]] = _NOWHERE
+    ) -> dict[str, Node]:
+        """The entries of a section whose keys are known, without those that have no value. Other keys are mistakes.
+
+        Args:
+            node: The section; nothing stands for an empty one.
+            known: Keys that it may have.
+            example: How it is written.
+            elsewhere: Keys that people would look for here: why there is none, and what to do instead.
+        """
         fields: dict[str, Node] = {}
         for key, entry in self.entries(node, example).items():
-            if key not in known:
+            if key in elsewhere:
+                self.wrong(entry.place, *elsewhere[key])
+            elif key not in known:
                 close = difflib.get_close_matches(key, known, 1, 0.6)
                 fix = f"did you mean `{close[0]}`?" if close else "write one of " + ", ".join(sorted(known))
                 self.wrong(entry.place, f"there is no key {key!r} here", fix)
             elif not (isinstance(entry, Text) and entry.is_nothing):
                 fields[key] = entry
         return fields
+
+    def fields_or_word(self, node: Node | None, words: str, known: Collection[str], example: str) -> dict[str, Node]:
+        """The same of a section in whose place a word could stand; `words` tells which."""
+        if isinstance(node, (Section, type(None))):
+            return self.fields(node, known, example)
+        self.wrong(node.place, f"this is {_kind(node)}", f"write {words}, or a section such as `{example}`")
+        return {}
+
+    def knobs(self, fields: Mapping[str, Node], knobs: Knobs) -> dict[str, Any]:
+        """What those of the fields that are in the table say: ready to be given to the dataclass whose fields it names."""
+        found = {knobs[key][0]: self.value(node, knobs[key][1]) for key, node in fields.items() if key in knobs}
+        return {name: value for name, value in found.items() if value is not None}
 
     def missing(self, around: Place, key: str, fix: str) -> None:
         """Keep that a key is not there."""

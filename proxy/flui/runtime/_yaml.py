@@ -25,6 +25,7 @@ _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _HINTS: Final = (
     ("found character '\\t'", "indent with spaces, not with tabs"),
     ("that cannot start any token", "put the value in quotes, and indent with spaces, not with tabs"),
+    ("expected alphabetic or numeric character", 'put a value that begins with `*` or `&` in quotes: "*"'),
     ("block sequence entries are not allowed", 'put a value that begins with a dash in quotes: "-"'),
     ("mapping values are not allowed", "write one `key: value` on a line, and put a value that holds `: ` in quotes"),
     ("could not find expected ':'", "write `key: value`"),

@@ -6,6 +6,9 @@ caused are refused, and no answer may be read across origins. Secrets never appe
 through `plain`, which leaves them out.
 
     connection made --5 s--> head --> handler --> reply --30 s--> closed
+                                             └-> stream --> until the feed is over or the client goes
+
+On the Unix socket the kernel says who asks (`Query.uid`); on a loopback address nobody does.
 """
 
 from __future__ import annotations
@@ -19,19 +22,21 @@ import math
 import os
 import socket
 import stat
+import struct
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Final, cast
+from typing import Final, Protocol, cast
 from urllib.parse import parse_qsl
 
 from flui.codecs.http1 import Http1Server
 from flui.model.config import ConfigError, Limits, Problem
-from flui.model.events import Data, End, RequestHead, Reset, ResponseHead
+from flui.model.events import UNKNOWN, Data, End, RequestHead, Reset, ResponseHead
 from flui.model.fault import DIALECTS
 from flui.model.fields import Field, field
 from flui.model.topology import Address
 from flui.model.units import KIB
 from flui.telemetry.journal import REDACTED, is_secret
+from flui.telemetry.tap import Refusal, Sink, Taps
 
 REQUEST_S: Final = 5.0
 """From the connection to the end of the request's head."""
@@ -39,6 +44,8 @@ REPLY_S: Final = 30.0
 """From the reply to its last octet being read."""
 CONNECTIONS: Final = 64
 """Open at once; one more is closed unread."""
+STREAM_OCTETS: Final = 64 * KIB
+"""Octets of a stream that wait for a client; with more, the feed is told to wait."""
 
 _LIMITS: Final = Limits(fields=64, head_octets=8 * KIB, target_octets=2 * KIB, body_octets=1, window_octets=1 * KIB)
 _SITES: Final = (b"none", b"same-origin")
@@ -59,6 +66,8 @@ class Query:
     path: str
     values: Mapping[str, str]
     """Query parameters; of one that is given twice, the last."""
+    uid: int | None = None
+    """User who asks; None when the system does not say."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,7 +79,31 @@ class Reply:
     body: bytes
 
 
-Handler = Callable[[Query], Reply]
+class Feed(Protocol):
+    """What a stream is made of, as it comes."""
+
+    def start(self, sink: Sink) -> None:
+        """The client waits: octets may be written from now on."""
+        ...
+
+    def resume(self) -> None:
+        """The client reads again, after `sink.writable` was false."""
+        ...
+
+    def stop(self) -> None:
+        """The client is gone, or has been told that there is no more. Nothing may be written."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stream:
+    """What is answered without end."""
+
+    content_type: str
+    feed: Feed
+
+
+Handler = Callable[[Query], Reply | Stream]
 
 
 def as_json(value: object, status: int = 200) -> Reply:
@@ -87,6 +120,19 @@ def problem(status: int, title: str, detail: str = "", **more: object) -> Reply:
     """A refusal as problem+json (RFC 9457)."""
     members = {"title": title, "status": status, **({"detail": detail} if detail else {}), **more}
     return Reply(status, "application/problem+json", _dumps(plain(members)))
+
+
+def tap_page(taps: Taps) -> Handler:
+    """The page `/tap`: exchanges as they end, one JSON object a line, to whom the policy allows it."""
+
+    def page(query: Query) -> Reply | Stream:
+        tap = taps.attach(query.uid, query.values)
+        if isinstance(tap, Refusal):
+            more = {"row": tap.row} if tap.row else {}
+            return problem(tap.status, tap.title, tap.detail, **more)
+        return Stream("application/x-ndjson", tap)
+
+    return page
 
 
 def plain(value: object, name: str = "") -> Json:
@@ -191,12 +237,13 @@ class Admin:
             except FileNotFoundError:
                 pass
 
-    def reply(self, head: RequestHead, *, guarded: bool) -> Reply:
+    def reply(self, head: RequestHead, *, guarded: bool, uid: int | None = None) -> Reply | Stream:
         """The answer to a request.
 
         Args:
             head: as the codec gave it.
             guarded: it came over TCP, so perhaps from a browser.
+            uid: user who asks; None when the system does not say.
         """
         if guarded and not _is_here(head.authority):
             return problem(403, "Forbidden", "this Host is not this machine; use localhost")
@@ -215,7 +262,7 @@ class Admin:
         except ValueError:
             return problem(400, "Bad Request", "the query is not name=value&…, of 16 parameters at most")
         try:
-            return handler(Query(path, values))
+            return handler(Query(path, values, uid))
         except Exception as error:  # noqa: BLE001 -- the edge of the connection: a page that fails must not fail the sidecar
             self._failed(path, error)
             return problem(500, "Internal Server Error", "the journal says more")
@@ -233,7 +280,7 @@ class Admin:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: one request, one reply, end."""
+    """One connection: one request, one reply or stream, end."""
 
     def __init__(self, admin: Admin, *, guarded: bool) -> None:
         self._admin = admin
@@ -242,6 +289,11 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._answered = False
+        self._uid: int | None = None
+        self._feed: Feed | None = None
+        self._stream = 0
+        self.writable = True
+        """The client reads what it is sent."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are asyncio.Transport in all but name
@@ -250,6 +302,8 @@ class _Connection(asyncio.Protocol):
         if not self._admin.enter(self):
             self.abort()
             return
+        if not self._guarded:
+            self._uid = _peer_uid(self._transport)
         self._timer = asyncio.get_running_loop().call_later(REQUEST_S, self.abort)
 
     def data_received(self, data: bytes) -> None:
@@ -262,14 +316,25 @@ class _Connection(asyncio.Protocol):
         if not self._answered:
             self._codec.receive_eof()
             self._hear()
-        # true: what is still to be written is written; `_say` closes after it
-        return self._answered
+        # true: what is still to be written is written; `_say` closes after it. Who listens to a stream and hangs up is gone.
+        return self._answered and self._feed is None
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         if self._timer is not None:
             self._timer.cancel()
         self._admin.leave(self)
+        feed, self._feed = self._feed, None
+        if feed is not None:
+            feed.stop()
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self._feed is not None:
+            self._feed.resume()
 
     def abort(self) -> None:
         """Ends it now."""
@@ -279,7 +344,11 @@ class _Connection(asyncio.Protocol):
     def _hear(self) -> None:
         for event in self._codec.events():
             if isinstance(event, RequestHead):
-                self._say(event.stream, self._admin.reply(event, guarded=self._guarded))
+                answer = self._admin.reply(event, guarded=self._guarded, uid=self._uid)
+                if isinstance(answer, Stream):
+                    self._feed_from(event.stream, answer)
+                else:
+                    self._say(event.stream, answer)
             elif isinstance(event, Reset):
                 dialect = DIALECTS[event.fault]
                 self._say(event.stream, problem(dialect.http, dialect.title))
@@ -307,6 +376,49 @@ class _Connection(asyncio.Protocol):
             self._timer.cancel()
         # a client that asks and never reads
         self._timer = asyncio.get_running_loop().call_later(REPLY_S, self.abort)
+
+    # A stream.
+
+    def _feed_from(self, stream: int, answer: Stream) -> None:
+        assert self._transport is not None
+        self._answered = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport.set_write_buffer_limits(STREAM_OCTETS)
+        self._stream = stream
+        self._feed = answer.feed
+        fields = [field(b"content-type", answer.content_type.encode()), *_GUARDS]
+        self._codec.send(ResponseHead(stream, 200, fields, UNKNOWN))
+        self._transport.write(self._codec.take())
+        answer.feed.start(self)
+
+    def write(self, octets: bytes) -> None:
+        """Sends a piece of the stream."""
+        assert self._transport is not None
+        self._codec.send(Data(self._stream, octets))
+        self._codec.events()  # credit: `writable` says the same
+        self._transport.write(self._codec.take())
+
+    def finish(self) -> None:
+        """Ends the stream; what is still to be read of it has 30 s."""
+        assert self._transport is not None
+        self._codec.send(End(self._stream))
+        self._transport.write(self._codec.take())
+        self._transport.close()
+        self._timer = asyncio.get_running_loop().call_later(REPLY_S, self.abort)
+
+
+def _peer_uid(transport: asyncio.Transport) -> int | None:
+    """The user at the other end of a Unix socket, when it was connected (unix(7), SO_PEERCRED); None where the system does not say."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return None
+    form = struct.Struct("iII")
+    try:
+        octets = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, option, form.size)
+    except OSError:
+        return None
+    return cast("int", form.unpack(octets)[1])
 
 
 def _is_here(authority: bytes) -> bool:

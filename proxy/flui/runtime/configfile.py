@@ -10,46 +10,22 @@ certificate towards us and towards every service, everything denied without a po
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from flui.model.config import AccessLogging, ConfigError, Limits, Listener, Sidecar, Timeouts
-from flui.model.topology import APP, Address, Cluster, Endpoint, Match, Route, Target
-from flui.model.units import GIB, KIB, MIB
+from flui.model.config import ConfigError, Limits, Listener, Sidecar
+from flui.model.topology import APP, APP_ROUTE, Address, Cluster, Endpoint, Route
+from flui.runtime import _limits, _resilience, _telemetry
 from flui.runtime import _schema as schema
+from flui.runtime._resilience import APP_GUARDS, FOLLOWING, following, guarded
+from flui.runtime._routes import Routes
 from flui.runtime._schema import Reader, Wrong
-from flui.runtime._services import OWN_DOMAIN, Services, timed
+from flui.runtime._services import OWN_DOMAIN, Services
 from flui.runtime._yaml import Node, Place, Section, Text, load
 
 INBOUND: Final = Address("0.0.0.0", 15006)  # noqa: S104 - mTLS towards everyone is what the inbound listener is for
 OUTBOUND: Final = Address("127.0.0.1", 15001)
-
-_HOUR: Final = 3600.0
-_DAY: Final = 24 * _HOUR
-
-TIMEOUTS: Final[dict[str, Callable[[str], float]]] = {
-    "handshake": partial(schema.duration, low=0.1, high=_HOUR),
-    "header": partial(schema.duration, low=0.1, high=_HOUR),
-    "connect": partial(schema.duration, low=0.01, high=_HOUR),
-    "body_idle": partial(schema.duration, low=0.1, high=_HOUR),
-    "keepalive": partial(schema.duration, low=1.0, high=_DAY),
-    "drain": partial(schema.duration, low=0.0, high=_HOUR),
-}
-"""Keys of `timeouts:`; each is the field of `Timeouts` with `_s` behind it."""
-
-LIMITS: Final[dict[str, tuple[str, Callable[[str], int]]]] = {
-    "fields": ("fields", partial(schema.number, low=8, high=1000)),
-    "head": ("head_octets", partial(schema.size, low=1 * KIB, high=1 * MIB)),
-    "target": ("target_octets", partial(schema.size, low=64, high=64 * KIB)),
-    "body": ("body_octets", partial(schema.size, low=1, high=1024 * GIB, none=True)),
-    "window": ("window_octets", partial(schema.size, low=4 * KIB, high=256 * KIB)),  # threats C7: per stream
-    "interim_responses": ("interim_responses", partial(schema.number, low=0, high=100)),
-    "connections": ("connections", partial(schema.number, low=1, high=1_000_000)),
-    "flows": ("flows", partial(schema.number, low=1, high=1_000_000)),
-}
-"""Keys of `limits:`, and the fields of `Limits` that they set."""
 
 KEYS: Final = (
     "service",
@@ -63,13 +39,19 @@ KEYS: Final = (
     "routes",
     "timeouts",
     "limits",
+    "overload",
     "access_log",
+    "tracing",
 )
 """Keys of the file."""
 
-_APP_KEYS: Final = ("url", "timeout", "idle_timeout")
-_INBOUND_KEYS: Final = ("address", "trusted_hops")
-_OUTBOUND_KEYS: Final = ("address", "authorize")
+APP_KEYS: Final = ("url", *dict.fromkeys((*FOLLOWING, *APP_GUARDS)), "routes")
+_NOT_OF_APP: Final = {
+    "outlier": ("the module is one endpoint, and nobody could take its place", "remove it; `health` and `panic: fail` turn requests away"),
+    "mirror": ("only what the module calls can be copied", "remove it, or write it in a route of the caller"),
+}
+INBOUND_KEYS: Final = ("address", "trusted_hops", "timeout", "server_timing")
+OUTBOUND_KEYS: Final = ("address", "authorize", "timeout", "server_timing")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -183,31 +165,35 @@ class _Build:
         if "service" not in keys and self._is_section:
             fix = f"name the service beside it, such as {self._said('service', 'orders')}"
             reader.wrong(self._absent("service"), "it is missing", fix)
-        app, app_route = self._app()
+        limits = _limits.limits(reader, keys.get("limits"))
+        app = self._app(limits)
         listeners = self._listeners(app)
         admin = self._admin(service or "sidecar")
         certs = self._folder_of("certs", ("ca.pem", f"{service}.pem", f"{service}.key") if service else ())
         policy = self._folder_of("policy", ("model.conf",))
         services = Services(reader, next((listener.address for listener in listeners if listener.name == "outbound"), None))
         clusters = services.clusters(keys.get("services"))
-        routes = services.routes(keys.get("routes"))
+        routes = Routes(reader, limits, clusters).outbound(keys.get("routes"))
         self._check_certs(certs, clusters)
         self._check_addresses()
-        if app is not None:
-            clusters = (Cluster(APP, (Endpoint("app", app),), local=True), *clusters)
+        if app.cluster is not None:
+            clusters = (app.cluster, *clusters)
         return Sidecar(
             service=service or "",
-            app=app,
+            app=app.address,
             listeners=listeners,
             admin=admin,
             certs=certs,
             policy=policy,
             clusters=clusters,
             routes=routes,
-            app_route=app_route,
-            limits=self._limits(),
-            timeouts=self._timeouts(),
-            access_log=AccessLogging(self._access_log()),
+            app_route=app.route,
+            app_routes=app.routes,
+            limits=limits,
+            timeouts=_limits.timeouts(reader, keys.get("timeouts")),
+            overload=_resilience.overload(reader, keys.get("overload")),
+            access_log=_telemetry.access_log(reader, keys.get("access_log"), self._path, on_disk=self._on_disk),
+            tracing=_telemetry.tracing(reader, keys.get("tracing")),
             source=self._source,
         )
 
@@ -221,34 +207,42 @@ class _Build:
 
     # -- the module and the listeners ----------------------------------------------------------------------------------
 
-    def _app(self) -> tuple[Address | None, Route]:
+    def _app(self, limits: Limits) -> _App:
         reader = self._reader
         node = self._keys.get("app")
-        route = Route("app", Match(), (Target(APP),))
+        fields: dict[str, Node] = {}
         if isinstance(node, Section):
-            fields = reader.fields(node, _APP_KEYS, "app: {url: http://127.0.0.1:8000}")
-            route = timed(reader, route, fields)
+            fields = reader.fields(node, APP_KEYS, "app: {url: http://127.0.0.1:8000}", _NOT_OF_APP)
             if "url" not in fields:
                 reader.missing(node.place, "url", "write where the module listens, such as `url: http://127.0.0.1:8000`")
             node = fields.get("url")
+        # a rate here is the module's, whatever route a request takes, as it is the service's under `services`
+        route = following(reader, APP_ROUTE, {key: entry for key, entry in fields.items() if key != "rate"}, limits)
+        routes = Routes(reader, limits, ()).inbound(fields.get("routes"), route)
         address = reader.value(node, _app_url)
-        if address is not None and node is not None:
-            self._addresses["app"] = (address, node.place)
-        return address, route
+        # nobody could take the place of its one endpoint, so that is never taken out
+        cluster = dataclasses.replace(guarded(reader, Cluster(APP, (), local=True), fields), outlier=None)
+        if address is None or node is None:
+            return _App(None, None, route, routes)
+        self._addresses["app"] = (address, node.place)
+        cluster = dataclasses.replace(cluster, endpoints=(Endpoint("app", address),))
+        return _App(address, cluster, route, routes)
 
-    def _listeners(self, app: Address | None) -> tuple[Listener, ...]:
+    def _listeners(self, app: _App) -> tuple[Listener, ...]:
         reader = self._reader
         listeners: list[Listener] = []
-        node, fields = self._section("inbound", _INBOUND_KEYS)
+        node, fields = self._section("inbound", INBOUND_KEYS)
         address = self._listening("inbound", fields, INBOUND, wanted="app" in self._keys)
         if address is not None:
-            if app is None and "app" not in self._keys and node is not None:
+            if app.address is None and "app" not in self._keys and node is not None:
                 fix = f"add {self._said('app', 'http://127.0.0.1:8000')}, or leave this out"
                 reader.wrong(node.place, "there is no module that requests could go to", fix)
             hops = reader.items(fields.get("trusted_hops"), "[spiffe://shop/edge]") or ()
             trusted = tuple(found for hop in hops if (found := reader.value(hop, schema.spiffe_id)) is not None)
-            listeners.append(Listener("inbound", address, tls=True, authorize=True, trusted_hops=trusted))
-        node, fields = self._section("outbound", _OUTBOUND_KEYS)
+            readers = reader.items(fields.get("server_timing"), '[spiffe://shop/web]` or `["*"]') or ()
+            told = tuple(found for each in readers if (found := reader.value(each, _told)) is not None)
+            listeners.append(Listener("inbound", address, True, True, trusted, reader.value(fields.get("timeout"), _timeout) or 0.0, told))
+        node, fields = self._section("outbound", OUTBOUND_KEYS)
         address = self._listening("outbound", fields, OUTBOUND, wanted=True)
         if address is not None:
             place = self._addresses["outbound"][1]
@@ -256,7 +250,10 @@ class _Build:
                 what = f"{address.host} is not loopback, and this listener speaks plain text"
                 reader.wrong(place, what, f"write 127.0.0.1:{address.port}")
             authorize = reader.value(fields.get("authorize"), schema.flag) or False
-            listeners.append(Listener("outbound", address, tls=False, authorize=authorize))
+            told = ("*",) if reader.value(fields.get("server_timing"), schema.flag) else ()
+            listeners.append(
+                Listener("outbound", address, False, authorize, (), reader.value(fields.get("timeout"), _timeout) or 0.0, told)
+            )
         return tuple(listeners)
 
     def _section(self, key: str, known: tuple[str, ...]) -> tuple[Node | None, dict[str, Node]]:
@@ -334,20 +331,6 @@ class _Build:
                     self._reader.wrong(node.place, f"there is no {name} in {path}", fix)
         return path
 
-    def _access_log(self) -> str:
-        node = self._keys.get("access_log")
-        if node is None:
-            return "-"
-        if not isinstance(node, Text) or not node.text:
-            self._reader.wrong(node.place, "this is not a file", "write `stdout`, `off` or the path of a file")
-            return "-"
-        if node.text in {"-", "stdout", "off"}:
-            return "off" if node.text == "off" else "-"
-        path = self._path(node)
-        if self._on_disk and not Path(path).parent.is_dir():
-            self._reader.wrong(node.place, f"there is no folder {Path(path).parent}", "make it, or write `stdout`")
-        return path
-
     def _check_certs(self, certs: str | None, clusters: tuple[Cluster, ...]) -> None:
         if certs is not None or "certs" in self._keys:
             return
@@ -363,22 +346,23 @@ class _Build:
                 fix = "write `certs: FOLDER` at the top, or `plaintext: true` here for a service outside the mesh"
                 reader.wrong(node.place, "it is called over mTLS, and there is no certificate", fix)
 
-    # -- numbers -------------------------------------------------------------------------------------------------------
 
-    def _timeouts(self) -> Timeouts:
-        fields = self._reader.fields(self._keys.get("timeouts"), TIMEOUTS, "timeouts: {connect: 2s}")
-        found = {f"{key}_s": self._reader.value(node, TIMEOUTS[key]) for key, node in fields.items()}
-        return Timeouts(**{name: value for name, value in found.items() if value is not None})
+@dataclasses.dataclass(frozen=True, slots=True)
+class _App:
+    """What stands under `app:`."""
 
-    def _limits(self) -> Limits:
-        fields = self._reader.fields(self._keys.get("limits"), LIMITS, "limits: {body: 10MiB}")
-        found = {LIMITS[key][0]: self._reader.value(node, LIMITS[key][1]) for key, node in fields.items()}
-        limits = Limits(**{name: value for name, value in found.items() if value is not None})
-        if limits.target_octets > limits.head_octets:
-            place = (fields.get("target") or fields["head"]).place
-            fix = "write a smaller `target` or a larger `head`"
-            self._reader.wrong(place, "`target` is larger than `head`, of which it is a part", fix)
-        return limits
+    address: Address | None
+    cluster: Cluster | None
+    route: Route
+    routes: tuple[Route, ...]
+
+
+_timeout: Final = partial(schema.duration, low=0.0, high=86_400.0)
+
+
+def _told(text: str) -> str:
+    """Who is told where the time went: a SPIFFE ID, or everyone."""
+    return text if text == "*" else schema.spiffe_id(text)
 
 
 def _app_url(text: str) -> Address:

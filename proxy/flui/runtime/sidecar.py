@@ -14,13 +14,10 @@ import gc
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
-from pathlib import Path
 from random import Random
 from typing import Any
-
-from watchfiles import awatch
 
 from flui.decide import Snapshot
 from flui.downstream.listener import Acceptor, bind
@@ -32,14 +29,18 @@ from flui.policy.index import DenyAll
 from flui.runtime import views
 from flui.runtime.admin import Admin
 from flui.runtime.configfile import resolve
+from flui.runtime.sources import folders_of, policy_of, stamps_of
 from flui.telemetry.families import RELOADS
 from flui.telemetry.journal import Journal, is_terminal
 from flui.telemetry.logwriter import LogWriter, open_log
 from flui.telemetry.meters import Meters
 from flui.telemetry.recorder import Recorder
+from flui.transport.changes import changes
 from flui.transport.credentials import Credentials, watch
 from flui.transport.tls import still_trusted
-from flui.upstream.pool import ClusterPool, Pools
+from flui.upstream.health import Health
+from flui.upstream.pool import ClusterPool
+from flui.upstream.pools import Pools
 
 _TICK_S = 0.2
 _AGAIN_S = 1.0
@@ -64,7 +65,7 @@ class Running:
         self._load = load
         config = load()
         self.config = config
-        self._stamps = _stamps(config)
+        self._stamps = stamps_of(config)
         """Of the files as they were read first: what changes while we start is not missed."""
         self.started_at = time.monotonic()
         problems: list[Problem] = []
@@ -95,6 +96,7 @@ class Running:
         self.ready = False
         self._generation = 0
         self._reloading = asyncio.Lock()
+        self._pressed = 0
         self._stop = asyncio.Event()
         self.relay: Relay
         self.gates: list[Gate] = []
@@ -137,6 +139,7 @@ class Running:
             acceptor = Acceptor(gate, sock)
             self.gates.append(gate)
             self._acceptors.append(acceptor)
+        self._health = Health(self.relay.pools, self.relay.tasks, self.credentials, self.meters)
         views.register(self)
         tasks = self.relay.tasks
         tasks.start(self._always("tick", self._tick))
@@ -145,7 +148,7 @@ class Running:
             tasks.start(
                 self._always("watch certificates", lambda: watch(credentials, self._certificates_changed, self._certificates_wrong))
             )
-        folders = _watched(config)
+        folders = folders_of(config)
         if folders:
             tasks.start(self._always("watch files", lambda: self._watch(folders)))
         for acceptor in self._acceptors:
@@ -165,7 +168,8 @@ class Running:
 
     def _pool(self, cluster: Cluster) -> ClusterPool:
         config = self.config
-        return ClusterPool(cluster, self.credentials, config.limits, config.timeouts, self.meters, Random(os.urandom(16)))  # noqa: S311 - balancing
+        random = Random(os.urandom(16))  # noqa: S311 - balancing
+        return ClusterPool(cluster, self.credentials, config.limits, config.timeouts, self.meters, random, self.journal)
 
     def _snapshot(self) -> Snapshot:
         self._generation += 1
@@ -226,9 +230,9 @@ class Running:
     async def _watch(self, folders: set[str]) -> None:
         """Reloads whenever the files are others. What else is written in their folders (a log, say) costs a few `stat`s."""
         seen = self._stamps
-        async with aclosing(_ticks(folders)) as ticks:
+        async with aclosing(changes(folders, _POLL_S, debounce_ms=200)) as ticks:
             async for _ in ticks:
-                now = _stamps(self.config)
+                now = stamps_of(self.config)
                 if now != seen:
                     seen = now
                     await self.reload()
@@ -273,8 +277,18 @@ class Running:
     async def _tick(self) -> None:
         """Small chores, five times a second; once a second those that look at every connection."""
         turn = 0
+        relay = self.relay
+        loop = relay.loop
+        expected = loop.time() + _TICK_S
         while True:
             await asyncio.sleep(_TICK_S)
+            now = loop.time()
+            if relay.pressure.felt(max(0.0, now - expected), now) != self._pressed:
+                self._pressed = relay.pressure.level
+                self.journal.warn("overload", level=self._pressed, lag_s=round(relay.pressure.lag_s, 3))
+            expected = now + _TICK_S
+            relay.pools.tick(now)
+            self._health.tick()
             turn += 1
             if self.access_log is not None:
                 self.access_log.kick()
@@ -343,66 +357,6 @@ class Running:
         """Opens the access log anew at its path (log rotation)."""
         if self.access_log is not None:
             self.access_log.reopen()
-
-
-def _watched(config: Sidecar) -> set[str]:
-    """Folders whose files are taken up while running."""
-    folders = {str(Path(config.policy).resolve())} if config.policy is not None else set()
-    if config.source:
-        folders.add(str(Path(config.source).resolve().parent))
-    return folders
-
-
-def policy_of(config: Sidecar) -> Policy:
-    """The policy in force for a configuration.
-
-    Raises:
-        ConfigError: The files cannot be used.
-    """
-    if config.policy is None:
-        return DenyAll("no policy is configured")
-    from flui.policy.casbin import load  # noqa: PLC0415 - pycasbin is loaded only where there is a policy
-    from flui.policy.source import read  # noqa: PLC0415
-
-    return load(read(config.policy)).policy
-
-
-def _stamps(config: Sidecar) -> list[tuple[str, int, int, int]]:
-    """What tells that a file of the configuration or the policy is another one."""
-    files = [Path(config.source)] if config.source else []
-    if config.policy is not None:
-        files.append(Path(config.policy, "model.conf"))
-        files.extend(sorted(Path(config.policy).glob("*.csv")))
-    stamps: list[tuple[str, int, int, int]] = []
-    for file in files:
-        try:
-            stat = file.stat()
-        except OSError:
-            stamps.append((str(file), 0, 0, 0))
-        else:
-            stamps.append((str(file), stat.st_ino, stat.st_size, stat.st_mtime_ns))
-    return stamps
-
-
-async def _ticks(folders: set[str]) -> AsyncGenerator[None, None]:
-    """Something may have changed: after each notification, and every `_POLL_S`, as replaced folders tell nobody."""
-    while True:
-        yield
-        try:
-            changes = awatch(
-                *folders,
-                watch_filter=None,
-                debounce=200,
-                step=200,
-                rust_timeout=int(_POLL_S * 1000),
-                yield_on_timeout=True,
-                recursive=False,
-            )
-            async with aclosing(changes):
-                async for _ in changes:
-                    yield
-        except (OSError, RuntimeError):
-            await asyncio.sleep(_POLL_S)
 
 
 def _unchangeable(old: Sidecar, new: Sidecar) -> tuple[Problem, ...]:

@@ -72,7 +72,7 @@ class Recorder:
     def refused(self, listener: str, principal: str, fault: Fault, head: RequestHead | None, octets_out: int, tls_s: float) -> None:
         """A request was answered before there was anything to decide on: malformed, too large, too slow."""
         self.meters.count(FAULTS, listener, fault.value)
-        self.meters.exchange((listener, "-", "-"), DIALECTS[fault].http, 0.0, 0, octets_out)
+        self.meters.exchange((listener, "-", "-", "-", "-"), DIALECTS[fault].http, 0.0, 0, octets_out)
         writer = self._writer
         if writer is not None:
             members = {"listener": listener, "service": "-", "route": "-", "rule": "not decided", "principal": principal}

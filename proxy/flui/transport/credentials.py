@@ -10,15 +10,12 @@ are accepted; live ones are judged again by `tls.still_trusted`.
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
-
-from watchfiles import awatch
 
 from flui.identity import svid
 from flui.identity.svid import Anchors, SvidError, Use
@@ -26,6 +23,7 @@ from flui.model.config import ConfigError, Problem
 from flui.model.identity import Principal
 from flui.model.units import MIB
 from flui.transport import tls
+from flui.transport.changes import changes
 from flui.transport.tls import HTTP1, Context, Trust
 
 BUNDLE: Final = "ca.pem"
@@ -247,29 +245,13 @@ async def watch(
         on_problem: Called with what is wrong, once for each new set of problems.
     """
     told: tuple[Problem, ...] = ()
-    async with aclosing(_ticks(credentials.folder)) as ticks:
+    async with aclosing(changes((str(credentials.folder),), POLL_S, debounce_ms=400)) as ticks:
         async for _ in ticks:
             if credentials.reload():
                 on_change()
             if credentials.problems and credentials.problems != told:
                 on_problem(credentials.problems)
             told = credentials.problems
-
-
-async def _ticks(folder: Path) -> AsyncGenerator[None, None]:
-    """Something may have changed: after each notification, and every `POLL_S`."""
-    while True:
-        yield
-        try:
-            changes = awatch(
-                folder, watch_filter=None, debounce=400, step=200, rust_timeout=int(POLL_S * 1000), yield_on_timeout=True, recursive=False
-            )
-            async with aclosing(changes):
-                async for _ in changes:
-                    yield
-        except (OSError, RuntimeError):
-            # No folder just now, or no inotify left in this container: then by the clock alone.
-            await asyncio.sleep(POLL_S)
 
 
 def _read(path: Path, fix: str, problems: list[Problem]) -> bytes | None:

@@ -15,6 +15,11 @@ from flui.transport.tls import Peer
 class Owner(Protocol):
     """Who uses the connection for an exchange."""
 
+    @property
+    def waits_since(self) -> float:
+        """When the request was sent whose answer has not begun; infinite when none is waited for. Monotonic seconds."""
+        ...
+
     def upstream_spoke(self) -> None:
         """The codec has events."""
 

@@ -1,37 +1,34 @@
-"""Connections to the endpoints of each cluster: picked, reused, dialled.
+"""Connections to the endpoints of one cluster: picked, reused, dialled.
 
-`ready` is the data path: pick a member, pop an idle connection. Only when there is none does `dial` wait for a new one.
-An idle connection waits with its codec between exchanges; it leaves the pool the moment the endpoint closes it.
+`ready` is the data path: pick a member, pop an idle connection. Only when there is none does `dial` wait for a new one,
+or for somebody else's where the breaker allows no more. An idle connection waits with its codec between exchanges; it
+leaves the pool the moment the endpoint closes it.
+
+    pick ──▶ ready ──▶ release            what was picked is given back by `release` or `leave`, exactly once
+       └──▶ dial ──▶ release
+               └── DialError ──▶ leave
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
-from flui.identity.svid import SvidError
 from flui.model.config import Limits, Timeouts
 from flui.model.fault import Fault
 from flui.model.topology import Cluster, Endpoint, Policy
 from flui.routing.pick import Member, Picker, picker
 from flui.telemetry.families import UPSTREAM_CONNECTS
+from flui.telemetry.journal import Journal
 from flui.telemetry.meters import Meters
 from flui.transport.credentials import Credentials
-from flui.transport.secure import Secure
-from flui.transport.tls import Context, agreed, expect, peer, still_trusted
-from flui.upstream.connection import Upstream
-
-
-class DialError(Exception):
-    """No connection: why, in our words. Nothing of the request was sent."""
-
-    def __init__(self, fault: Fault, text: str) -> None:
-        super().__init__(text)
-        self.fault = fault
+from flui.transport.tls import still_trusted
+from flui.upstream.connection import Owner, Upstream
+from flui.upstream.dial import DialError, connect
+from flui.upstream.fitness import Fitness
+from flui.upstream.guard import Guard
 
 
 class ClusterPool:
@@ -41,43 +38,66 @@ class ClusterPool:
         "_all",
         "_credentials",
         "_current",
+        "_dialling",
         "_idle",
+        "_judged_at",
         "_limits",
         "_meters",
         "_picker",
         "_random",
         "_timeouts",
+        "_waiters",
+        "active",
         "cluster",
+        "fitness",
+        "guard",
         "keyed",
         "members",
     )
 
     def __init__(
-        self, cluster: Cluster, credentials: Credentials | None, limits: Limits, timeouts: Timeouts, meters: Meters, random: Random
+        self,
+        cluster: Cluster,
+        credentials: Credentials | None,
+        limits: Limits,
+        timeouts: Timeouts,
+        meters: Meters,
+        random: Random,
+        journal: Journal | None = None,
     ) -> None:
         self._credentials = credentials
         self._limits = limits
         self._timeouts = timeouts
         self._meters = meters
-        self._random = random
+        self._random = random.random
         self._idle: dict[Member, list[Upstream]] = {}
         self._all: set[Upstream] = set()
+        self._dialling = 0
+        self._waiters: dict[Owner, asyncio.Future[Upstream | None]] = {}
+        self._judged_at = 0.0
+        self.active = 0
+        """Requests in flight, and those that wait for a connection."""
         self.members: dict[Endpoint, Member] = {}
         self._current: set[Member]
         self.cluster: Cluster
         self.keyed: bool
         """Picks depend on the request's key."""
         self._picker: Picker
-        self.update(cluster)
+        self.guard = Guard(cluster)
+        self.fitness = Fitness(cluster, meters, journal, self._wake)
+        self.update(cluster, random)
 
-    def update(self, cluster: Cluster) -> None:
-        """Takes up a new set of endpoints; members that stay keep their connections and their load."""
+    def update(self, cluster: Cluster, random: Random | None = None) -> None:
+        """Takes up a new set of endpoints; members that stay keep their connections, their load and their record."""
         self.cluster = cluster
         old = self.members
         self.members = {endpoint: old.get(endpoint) or Member(endpoint) for endpoint in cluster.endpoints}
-        self._picker = picker(cluster, list(self.members.values()), self._random)
-        kept = self._current = set(self.members.values())
+        members = list(self.members.values())
+        self._picker = picker(cluster, members, random or Random(self._random()))  # noqa: S311 - balancing
+        kept = self._current = set(members)
         self.keyed = cluster.balance.policy is Policy.RING
+        self.guard.update(cluster)
+        self.fitness.update(cluster, members)
         for member in list(self._idle):
             if member not in kept:
                 for connection in self._idle.pop(member):
@@ -86,9 +106,28 @@ class ClusterPool:
     def pick(self, key: bytes, tried: Sequence[Member]) -> Member | None:
         """The member that takes a request; it counts as loaded until `release` or `leave`."""
         member = self._picker.pick(key, tried)
-        if member is not None:
-            member.active += 1
+        if member is None:
+            return None
+        if member.share < 1.0 and self._random() >= member.share:
+            # It comes back slowly: most of what would be its own goes to the next one meanwhile.
+            member = self._picker.pick(key, (*tried, member)) or member
+        member.active += 1
+        self.active += 1
         return member
+
+    def resort(self, tried: Sequence[Member]) -> Member | None:
+        """A member that was taken out for what it answered, for a request that nobody else is left for; it counts as by `pick`."""
+        left = [member for member in self._current if member.out and not member.vitals.ill and member not in tried]
+        if not left:
+            return None
+        member = min(left, key=lambda candidate: candidate.active)
+        member.active += 1
+        self.active += 1
+        return member
+
+    def has_untried(self, tried: Sequence[Member]) -> bool:
+        """Whether there is a member for one more try."""
+        return any(member.available and member not in tried for member in self._current)
 
     def ready(self, member: Member) -> Upstream | None:
         """An idle connection to `member`, the one used last first; None: dial."""
@@ -98,16 +137,21 @@ class ClusterPool:
     def leave(self, member: Member) -> None:
         """`member` was picked and not used after all."""
         member.active -= 1
+        self.active -= 1
 
     def release(self, connection: Upstream, now: float) -> None:
-        """The exchange on `connection` is over: back to the idle ones if it is in step, else closed."""
+        """The exchange on `connection` is over: to who waits for one, or back to the idle ones if it is in step, else closed."""
         connection.owner = None
         connection.idle_since = now
         member = connection.member
         member.active -= 1
+        self.active -= 1
         if connection.codec.reusable and not connection.lost and member in self._current:
             if not connection.is_reading:
                 connection.flush()  # or it would not see its endpoint hang up
+            if self._waiters:
+                self._hand(connection)
+                return
             idle = self._idle.get(member)
             if idle is None:
                 idle = self._idle[member] = []
@@ -121,76 +165,91 @@ class ClusterPool:
         idle = self._idle.get(connection.member)
         if idle is not None and connection in idle:
             idle.remove(connection)
+        self._wake()
 
-    async def dial(self, member: Member) -> Upstream:
-        """Opens a connection to `member` and proves who is there before anything is sent.
+    # What there are no more connections for.
 
-        Cancelled, it leaves no socket behind.
+    @property
+    def pending(self) -> int:
+        """Requests that wait for a connection."""
+        return self._dialling + len(self._waiters)
+
+    def _hand(self, connection: Upstream | None) -> None:
+        """Gives a free connection, or the room for one more (None), to who has waited longest."""
+        waiter = self._waiters.pop(next(iter(self._waiters)))
+        waiter.set_result(connection)
+
+    def _wake(self) -> None:
+        while self._waiters and len(self._all) + self._dialling < self.cluster.breaker.connections:
+            self._dialling += 1  # in its name, until it runs
+            self._hand(None)
+
+    def abandon(self, owner: Owner) -> None:
+        """`owner` waits no longer."""
+        waiter = self._waiters.pop(owner, None)
+        if waiter is not None:
+            waiter.set_exception(DialError(Fault.CALLER_GONE, "nobody waits any more"))
+
+    def _decline(self, handed: Upstream | None) -> None:
+        """What was given to somebody who has gone meanwhile goes to the next one."""
+        if handed is not None:
+            handed.close()
+        else:
+            self._dialling -= 1
+            self._wake()
+
+    async def dial(self, member: Member, owner: Owner) -> Upstream:
+        """A connection to `member`, or to another member where the breaker allows no more and theirs comes free first.
+
+        What was picked moves to the connection's own member. Cancelled, it leaves no socket behind.
 
         Raises:
-            DialError: refused, timed out, TLS failed, or someone else is there.
+            DialError: refused, timed out, TLS failed, someone else is there, or too many wait already.
         """
+        breaker = self.cluster.breaker
+        if len(self._all) + self._dialling < breaker.connections:
+            self._dialling += 1
+        else:
+            if self.pending >= breaker.pending:
+                raise DialError(Fault.CIRCUIT_OPEN, f"{self.cluster.name}: {self.pending} requests wait for a connection already")
+            waiter: asyncio.Future[Upstream | None] = asyncio.get_running_loop().create_future()
+            self._waiters[owner] = waiter
+            try:
+                handed = await waiter
+            except asyncio.CancelledError:
+                if self._waiters.pop(owner, None) is None and waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                    self._decline(waiter.result())
+                raise
+            if handed is not None:
+                member.active -= 1
+                handed.member.active += 1
+                return handed
         cluster = self.cluster
         outcome = "failed"
         try:
-            connection = await self._connect(member, cluster)
-            if connection.lost or not connection.codec.reusable:
-                # It hung up, or spoke, before it was asked: nothing was sent, so the next endpoint may have the request.
-                connection.close()
-                raise DialError(Fault.UPSTREAM_REFUSED, f"{member.endpoint.address}: closed as soon as it was open")
+            connection = await connect(self, member, cluster, self._credentials, self._limits, self._timeouts.connect_s)
             outcome = "connected"
+            self._all.add(connection)
         except DialError as error:
             outcome = error.fault.value
             raise
         finally:
+            self._dialling -= 1
             self._meters.count(UPSTREAM_CONNECTS, cluster.name, outcome)
-        self._all.add(connection)
+            if outcome != "connected":
+                self._wake()
         return connection
 
-    async def _connect(self, member: Member, cluster: Cluster) -> Upstream:
-        loop = asyncio.get_running_loop()
-        address = member.endpoint.address
-        context: Context | None = None
-        if cluster.identity is not None:
-            if self._credentials is None:
-                raise DialError(Fault.UPSTREAM_IDENTITY, "no credentials to speak TLS with")
-            context = self._credentials.client_context()
-        connection = Upstream(self, member, self._limits)
-        connect_s = self._timeouts.connect_s
-        secure: Secure | None = None
-        try:
-            async with asyncio.timeout(connect_s):
-                if context is None:
-                    await loop.create_connection(lambda: connection, address.host, address.port)
-                else:
-                    wire = Secure(connection, context, loop, connect_s, server=False)
-                    await loop.create_connection(lambda: wire, address.host, address.port)
-                    secure = wire
-                    await wire.established()
-        except TimeoutError:
-            if secure is not None:
-                secure.abort()
-            raise DialError(Fault.CONNECT_TIMEOUT, f"{address}: no connection within {self._timeouts.connect_s:g} s") from None
-        except asyncio.CancelledError:
-            if secure is not None:
-                secure.abort()
-            raise
-        except (ssl.SSLError, ConnectionResetError) as error:
-            raise DialError(Fault.UPSTREAM_REFUSED, f"{address}: {error}") from error
-        except OSError as error:
-            fault = Fault.APP_UNAVAILABLE if cluster.local else Fault.UPSTREAM_REFUSED
-            raise DialError(fault, f"{address}: {error.strerror or error}") from error
-        if cluster.identity is not None:
-            assert self._credentials is not None
-            try:
-                ssl_object = connection.transport.get_extra_info("ssl_object")
-                agreed(ssl_object, self._credentials.alpn)
-                connection.peer = peer(ssl_object, self._credentials)
-                expect(connection.peer.principal, cluster.identity)
-            except SvidError as error:
-                connection.transport.abort()
-                raise DialError(Fault.UPSTREAM_IDENTITY, f"{address}: {error}") from error
-        return connection
+    # Chores.
+
+    def tick(self, now: float) -> None:
+        """Judges the members; called more often than anything is judged."""
+        if now - self._judged_at >= self.fitness.interval_s:
+            self._judged_at = now
+            for connection in self._all:
+                if connection.owner is not None:
+                    connection.member.vitals.unanswered(connection.owner.waits_since, now)
+            self.fitness.tick(now)
 
     def tune(self, limits: Limits, timeouts: Timeouts) -> None:
         """Takes up new numbers, for connections opened from now on."""
@@ -234,57 +293,3 @@ class ClusterPool:
         """Closes every connection."""
         for connection in list(self._all):
             connection.close()
-
-
-class Pools:
-    """The pool of every cluster; outlives snapshots, so that a reload keeps connections."""
-
-    __slots__ = ("_make", "_retired", "by_name")
-
-    def __init__(self, make: Callable[[Cluster], ClusterPool]) -> None:
-        self._make = make
-        self._retired: list[ClusterPool] = []
-        self.by_name: dict[str, ClusterPool] = {}
-
-    def update(self, clusters: Iterable[Cluster], limits: Limits, timeouts: Timeouts) -> None:
-        """Makes the pools those of `clusters`. One whose identity or kind changed starts anew; exchanges under way end as they began."""
-        wanted = {cluster.name: cluster for cluster in clusters}
-        for name in list(self.by_name):
-            if name not in wanted:
-                self._retire(self.by_name.pop(name))
-        for name, cluster in wanted.items():
-            pool = self.by_name.get(name)
-            if pool is None or pool.cluster.identity != cluster.identity or pool.cluster.local != cluster.local:
-                if pool is not None:
-                    self._retire(pool)
-                self.by_name[name] = self._make(cluster)
-            else:
-                pool.tune(limits, timeouts)
-                if pool.cluster != cluster:
-                    pool.update(cluster)
-
-    def _retire(self, pool: ClusterPool) -> None:
-        pool.retire()
-        self._retired = [retired for retired in (*self._retired, pool) if retired.open_count()]
-
-    def _every(self) -> tuple[ClusterPool, ...]:
-        return (*self.by_name.values(), *self._retired)
-
-    def close(self) -> None:
-        """Closes every connection of every cluster."""
-        for pool in self._every():
-            pool.close()
-
-    def sweep(self, now: float, idle_s: float) -> None:
-        """See `ClusterPool.sweep`."""
-        for pool in self._every():
-            pool.sweep(now, idle_s)
-
-    def lapsed(self, unix_now: float) -> bool:
-        """See `ClusterPool.lapsed`."""
-        return any(pool.lapsed(unix_now) for pool in self._every())
-
-    def retrust(self) -> int:
-        """See `ClusterPool.retrust`."""
-        unix_now = time.time()  # noqa: TID251 - the edge: certificates are dated in wall-clock time
-        return sum(pool.retrust(unix_now) for pool in self._every())

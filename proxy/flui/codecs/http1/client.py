@@ -217,6 +217,7 @@ class Http1Client:
             length = 0
         head.stream = self._stream
         head.length = length
+        head.extra = None
         self._events.append(head)
         if not length:
             self._events.append(End(self._stream))

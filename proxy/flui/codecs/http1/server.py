@@ -344,6 +344,9 @@ class Http1Server:
             start = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
             wire = head.http1 = start + b"".join([field.wire for field in head.fields])
         out.append(wire)
+        extra = head.extra
+        if extra is not None:
+            out.extend([field.wire for field in extra])
         if status < 200:
             out.append(b"\r\n")
             return

@@ -4,41 +4,18 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import re
-import socket
-import stat
 import sys
-from pathlib import Path
 from typing import Final, NoReturn
-from urllib.parse import quote
 
 import click
 
-from flui.model.units import MIB
+from flui.runtime import adminclient
+from flui.runtime.adminclient import clean
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
-_FOLDER: Final = Path("/tmp")  # noqa: S108 -- where sidecars put their sockets by default; only those of our own user are picked by themselves
-_TIMEOUT_S: Final = 5.0
-_BODY_LIMIT: Final = 64 * MIB
+_FOLDER: Final = adminclient.FOLDER
 _CELL: Final = 60
-_SERVICE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# a value must not drive the terminal it is shown on
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 @click.command(
@@ -54,7 +31,7 @@ class _UnixConnection(http.client.HTTPConnection):
 @click.option("--json", "raw", is_flag=True, help="Print the answer as it came.")
 def admin(path: str, address: str | None, service: str | None, raw: bool) -> None:
     """Read a running sidecar's admin API."""
-    where = _where(address, service)
+    where = where_of(address, service)
     status, kind, body = _get(where, path if path.startswith("/") else f"/{path}")
     text = body.decode("utf-8", "backslashreplace")
     value: Json = json.loads(text) if "json" in kind else None
@@ -66,56 +43,37 @@ def admin(path: str, address: str | None, service: str | None, raw: bool) -> Non
         _fail(_refusal(status, path, value))
 
 
-def _where(address: str | None, service: str | None) -> str:
+def where_of(address: str | None, service: str | None, command: str = "admin") -> str:
+    """The address that `--admin` and `--service` say; with neither, the only socket that there is.
+
+    Raises:
+        click.UsageError: they contradict each other, or several sidecars run and neither is given.
+        click.exceptions.Exit: no sidecar runs; `command` has said so.
+    """
     if address and service:
         raise click.UsageError("give --admin or --service, not both")
     if address:
         return address
     if service:
-        if not _SERVICE.fullmatch(service):
-            raise click.UsageError(f"--service: {service!r} is not a service's name")
-        return str(_FOLDER / f"flui-{service}.sock")
-    found = sorted(str(path) for path in _FOLDER.glob("flui-*.sock") if _is_ours(path))
+        try:
+            return adminclient.socket_of(service, _FOLDER)
+        except ValueError as error:
+            raise click.UsageError(f"--service: {error}") from error
+    found = adminclient.sockets(_FOLDER)
     if len(found) > 1:
         raise click.UsageError(f"several sidecars have a socket here: {', '.join(found)}; say --service NAME or --admin ADDRESS")
     if not found:
-        _fail(f"no sidecar has a socket in {_FOLDER}; start one with `flui run`, or say --admin ADDRESS")
+        _fail(f"no sidecar has a socket in {_FOLDER}; start one with `flui run`, or say --admin ADDRESS", command)
     return found[0]
 
 
-def _is_ours(path: Path) -> bool:
-    """Anyone may put a socket into a shared folder; only those of this user and of root are trusted unasked."""
+def _get(where: str, path: str) -> adminclient.Answer:
     try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return False
-    return stat.S_ISSOCK(status.st_mode) and status.st_uid in (os.getuid(), 0)
-
-
-def _get(where: str, path: str) -> tuple[int, str, bytes]:
-    connection = _connection(where)
-    try:
-        connection.request("GET", quote(path, safe="/?=&%+,:;@!$'()*~-._"))
-        response = connection.getresponse()
-        body = response.read(_BODY_LIMIT)
-    except (FileNotFoundError, ConnectionRefusedError):
-        _fail(f"nobody listens on {where}; is the sidecar running?")
-    except TimeoutError:
-        _fail(f"{where} did not answer within {_TIMEOUT_S:g} s")
-    except (OSError, http.client.HTTPException) as error:
-        _fail(f"{where}: {str(error) or type(error).__name__}")
-    finally:
-        connection.close()
-    return response.status, response.headers.get_content_type(), body
-
-
-def _connection(where: str) -> http.client.HTTPConnection:
-    if "/" in where:
-        return _UnixConnection(where)
-    host, _, port = where.rpartition(":")
-    if not host or not port.isdecimal():
-        raise click.UsageError(f"--admin: {where!r} is neither a path nor HOST:PORT")
-    return http.client.HTTPConnection(host.strip("[]"), int(port), timeout=_TIMEOUT_S)
+        return adminclient.get(where, path)
+    except adminclient.NoAnswerError as error:
+        _fail(str(error))
+    except ValueError as error:
+        raise click.UsageError(f"--admin: {error}") from error
 
 
 def _refusal(status: int, path: str, value: Json) -> str:
@@ -125,7 +83,7 @@ def _refusal(status: int, path: str, value: Json) -> str:
             told += f": {value['detail']}"
         if isinstance(value.get("paths"), list):
             told += f"; there are {' '.join(map(str, _items(value['paths'])))}"
-    return _clean(told)
+    return clean(told)
 
 
 def _items(value: Json) -> list[Json]:
@@ -147,7 +105,7 @@ def _show(value: Json, indent: str = "") -> list[str]:
 def _object(value: dict[str, Json], indent: str) -> list[str]:
     lines: list[str] = []
     for name, item in value.items():
-        title = click.style(f"{_clean(name)}:", bold=True)
+        title = click.style(f"{clean(name)}:", bold=True)
         if isinstance(item, dict | list) and item and not _is_short(item):
             lines.append(f"{indent}{title}")
             lines += _show(item, f"{indent}  ")
@@ -165,14 +123,14 @@ def _table(rows: list[dict[str, Json]], indent: str) -> list[str]:
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[_short(_cell(row.get(name, ""))) for name in names] for row in rows]
     widths = [max(len(name), *(len(row[at]) for row in cells)) for at, name in enumerate(names)]
-    head = "  ".join(_clean(name).ljust(width) for name, width in zip(names, widths, strict=True)).rstrip()
+    head = "  ".join(clean(name).ljust(width) for name, width in zip(names, widths, strict=True)).rstrip()
     body = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     return [indent + click.style(head, bold=True), *(indent + line for line in body)]
 
 
 def _cell(value: Json) -> str:
     if isinstance(value, str):
-        return _clean(value)
+        return clean(value)
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -180,7 +138,7 @@ def _cell(value: Json) -> str:
     if isinstance(value, list):
         return ", ".join(map(_cell, value)) or "-"
     if isinstance(value, dict):
-        return " ".join(f"{_clean(name)}={_cell(item)}" for name, item in value.items()) or "-"
+        return " ".join(f"{clean(name)}={_cell(item)}" for name, item in value.items()) or "-"
     return str(value)
 
 
@@ -188,14 +146,10 @@ def _short(text: str) -> str:
     return text if len(text) <= _CELL else f"{text[: _CELL - 1]}…"
 
 
-def _clean(text: str) -> str:
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-
-
 def _page(text: str) -> str:
-    return "\n".join(map(_clean, text.split("\n")))
+    return "\n".join(map(clean, text.split("\n")))
 
 
-def _fail(why: str) -> NoReturn:
-    click.echo(f"flui admin: {why}", err=True)
+def _fail(why: str, command: str = "admin") -> NoReturn:
+    click.echo(f"flui {command}: {why}", err=True)
     raise click.exceptions.Exit(1)

@@ -24,7 +24,7 @@ from flui.policy.index import Index
 from flui.routing.pick import Member, picker
 from flui.runtime.cli.run import fail, load, sidecar_flags
 from flui.runtime.configfile import resolve
-from flui.runtime.sidecar import policy_of
+from flui.runtime.sources import policy_of
 
 
 @click.command(

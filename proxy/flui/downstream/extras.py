@@ -1,0 +1,83 @@
+"""What only few routes ask for: rates of their own, faults made on purpose, a mirror. Off the common path, which asks one flag."""
+
+from __future__ import annotations
+
+import time
+from random import Random
+from typing import TYPE_CHECKING
+
+from flui.downstream.mirror import Mirrors
+from flui.model.decision import Forward
+from flui.model.fault import Fault
+from flui.model.resilience import WHOLE_BP, Rate
+from flui.resilience.bucket import Buckets
+from flui.telemetry.families import INJECTED, RATE_LIMITED
+from flui.transport.alarm import Alarm
+from flui.upstream.guard import Refusal
+
+if TYPE_CHECKING:
+    from flui.downstream.exchange import Exchange
+    from flui.downstream.relay import Relay
+
+
+class Extras:
+    """Carries them out for one relay."""
+
+    __slots__ = ("_buckets", "_random", "_relay", "mirrors")
+
+    def __init__(self, relay: Relay, random: Random) -> None:
+        self._relay = relay
+        self._random = random
+        self._buckets: dict[tuple[str, str, int], tuple[Rate, Buckets]] = {}
+        self.mirrors = Mirrors(relay)
+
+    def holds_back(self, exchange: Exchange, forward: Forward, now: float) -> bool:
+        """Whether the exchange does not go on now: it is refused, aborted, or waits on purpose.
+
+        What is mirrored is noted on the way: its copy leaves when the request is complete.
+        """
+        splice = exchange.splice
+        why = splice.decision.why
+        for number, rate in enumerate(forward.rates):
+            wait_s = self._bucket((why.listener, why.route, number), rate).take(exchange.down.principal, now)
+            if wait_s > 0:
+                self._relay.meters.count(RATE_LIMITED, why.listener, why.route)
+                self._relay.refused(splice, "", Refusal(Fault.RATE_LIMITED, wait_s), forward.priority)
+                return True
+        mirror = forward.mirror
+        if mirror is not None and self._happens(mirror.share_bp):
+            self.mirrors.note(exchange, mirror.cluster)
+        inject = forward.inject
+        if inject is None:
+            return False
+        if inject.abort_status and self._happens(inject.abort_bp):
+            self._relay.meters.count(INJECTED, why.route, "abort")
+            splice.fail(Fault.INJECTED, inject.abort_status)
+            return True
+        if inject.delay_s and self._happens(inject.delay_bp):
+            self._relay.meters.count(INJECTED, why.route, "delay")
+            Alarm(self._relay.loop, lambda due: self._go_on(exchange, forward, due)).by(now + inject.delay_s, now)
+            return True
+        return False
+
+    def _go_on(self, exchange: Exchange, forward: Forward, due: float) -> None:
+        if exchange.splice.done:
+            return
+        now = max(due, time.monotonic())
+        exchange.go(forward, now)
+        exchange.down.settle(exchange, now)
+        exchange.down.pump(now)
+
+    def _happens(self, share_bp: int) -> bool:
+        return share_bp >= WHOLE_BP or self._random.randrange(WHOLE_BP) < share_bp
+
+    def _bucket(self, key: tuple[str, str, int], rate: Rate) -> Buckets:
+        found = self._buckets.get(key)
+        if found is None or found[0] != rate:
+            found = self._buckets[key] = (rate, Buckets(rate))
+        return found[1]
+
+    def forget(self, routes: frozenset[str]) -> None:
+        """Drops what belongs to routes that are gone."""
+        for key in [key for key in self._buckets if key[1] not in routes]:
+            del self._buckets[key]
