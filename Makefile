@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-native test-peers lint fmt native bench load fuzz lock clean
+.PHONY: help setup demo test test-native test-peers accept lint fmt native bench load fuzz lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -27,16 +27,19 @@ demo: setup  ## the shop topology from nothing, and a narrated tour of it
 	@$(BIN)/flui up compose/shop.yaml -- $(BIN)/python examples/tour.py
 
 test: setup  ## every test that needs nothing but Python
-	@$(BIN)/pytest -m "not peers" -n 2 --dist loadfile
+	@$(BIN)/pytest -m "not peers and not acceptance" -n 2 --dist loadfile
 
 test-peers: setup  ## tests that need real engines or other toolchains; what is missing is said
 	@$(BIN)/pytest -m peers
+
+accept: setup  ## what takes minutes: overload, kills, slow peers, faults, each with its figures
+	@$(BIN)/pytest -m acceptance -s
 
 native: setup  ## build/native: the same package, floors 0-2 compiled by mypyc (needs a C compiler)
 	@$(BIN)/python tools/native.py
 
 test-native: native  ## the tests again, on the compiled form
-	@PYTHONPATH=build/native FLUI_CASES=20000 $(BIN)/python -m pytest -m "not peers" -n 2 --dist loadfile
+	@PYTHONPATH=build/native FLUI_CASES=20000 $(BIN)/python -m pytest -m "not peers and not acceptance" -n 2 --dist loadfile
 
 lint: setup  ## ruff and mypy --strict
 	@$(BIN)/ruff check .

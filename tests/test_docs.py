@@ -14,7 +14,7 @@ from flui.runtime import cli
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
-OTHERS = sorted(path for room in ("policy", "certs", "compose", "load", "examples") for path in (ROOT / room).rglob("*.md"))
+OTHERS = sorted(path for room in ("policy", "certs", "compose", "load", "examples", "monitoring") for path in (ROOT / room).rglob("*.md"))
 PLACES = ("", "proxy/flui", "tests", "docs")
 """Where a path in a document may begin."""
 
@@ -27,7 +27,7 @@ FLUI = re.compile(r"`flui ([a-z-]+)(?: ([a-z-]+))?")
 MADE = {"ca.pem", "sidecar.yaml", "hello.csv", "policy/hello.csv", "NNNN-title.md"}
 """Files that an operator or a run makes, or that stand for any."""
 
-ROOMS = ("proxy", "tests", "policy", "certs", "compose", "load", "examples", "tools", "docs")
+ROOMS = ("proxy", "tests", "policy", "certs", "compose", "load", "examples", "tools", "docs", "monitoring")
 
 
 def prose(text: str) -> str:

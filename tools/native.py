@@ -15,16 +15,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "proxy" / "flui"
 BUILD = ROOT / "build" / "native"
-FLOORS = ("model", "codecs", "identity", "policy", "routing", "decide.py", "splice.py")
+FLOORS = ("model", "codecs", "identity", "policy", "resilience", "routing", "decide.py", "splice.py")
 """Floors 0-2, in the order of the house."""
 HOT = (
+    "telemetry/families.py",
     "telemetry/meters.py",
     "telemetry/accesslog.py",
+    "telemetry/redact.py",
+    "telemetry/spans.py",
     "telemetry/recorder.py",
     "transport/alarm.py",
     "transport/secure.py",
     "upstream/connection.py",
+    "upstream/guard.py",
+    "upstream/fitness.py",
     "upstream/pool.py",
+    "downstream/hedge.py",
     "downstream/exchange.py",
     "downstream/connection.py",
 )

@@ -48,6 +48,7 @@ def test_a_bucket_that_never_lets_anything_through_is_our_own_mistake(rate: Rate
         Bucket(rate)
 
 
+@pytest.mark.slow
 @given(RATES, st.lists(st.floats(0.0, 0.5), min_size=1, max_size=150))
 def test_no_window_lets_more_through_than_burst_and_rate(rate: Rate, gaps: list[float]) -> None:
     bucket = Bucket(rate)
@@ -59,6 +60,7 @@ def test_no_window_lets_more_through_than_burst_and_rate(rate: Rate, gaps: list[
             assert last - first + 1 <= rate.burst + rate.per_s * (allowed[last] - start + 2e-6) + 1e-6
 
 
+@pytest.mark.slow
 @given(RATES, st.lists(st.floats(0.0, 0.5), max_size=80))
 def test_who_waits_as_told_is_served(rate: Rate, gaps: list[float]) -> None:
     bucket = Bucket(rate)

@@ -47,6 +47,7 @@ def test_other_rules_keep_what_is_under_way() -> None:
     assert budget.take(1_000)
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 10_000),
     st.integers(0, 10),

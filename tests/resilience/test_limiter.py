@@ -162,6 +162,7 @@ def test_a_new_limit_is_found_within_ten_seconds(draw: str) -> None:
         assert settled.goodput >= 0.85 * world.capacity
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", DRAWS)
 def test_a_service_fifty_times_slower_is_believed_in_the_end(draw: str) -> None:
     """Above ten times, where single latencies are cut."""
@@ -170,7 +171,7 @@ def test_a_service_fifty_times_slower_is_believed_in_the_end(draw: str) -> None:
     world.mean_s = 0.25
     world.run(40.0, 3 * world.capacity)
     assert world.limiter.floor_s == pytest.approx(0.25, rel=0.4)
-    assert 16 <= world.limiter.limit <= 3 * 16
+    assert 12 <= world.limiter.limit <= 3 * 16
     assert world.run(20.0, 3 * world.capacity).goodput >= 0.8 * world.capacity
 
 
@@ -212,6 +213,7 @@ def test_a_limit_that_is_not_used_does_not_grow() -> None:
     assert world.limiter.limit == Concurrency().start
 
 
+@pytest.mark.slow
 def test_a_limit_that_is_too_low_grows_before_long() -> None:
     world = World("exponential", 200, 0.02, rules=Concurrency(start=4))
     world.run(4.0, 0.7 * world.capacity)
@@ -219,6 +221,7 @@ def test_a_limit_that_is_too_low_grows_before_long() -> None:
     assert world.limiter.limit > 140
 
 
+@pytest.mark.slow
 def test_fast_failures_do_not_fool_it() -> None:
     world = World("deterministic", 8, 0.02)
     world.run(8.0, 3 * world.capacity)
@@ -233,6 +236,7 @@ def test_fast_failures_do_not_fool_it() -> None:
     assert world.limiter.floor_s == pytest.approx(floor_s, rel=0.15)
 
 
+@pytest.mark.slow
 def test_slow_failures_lower_what_is_admitted_until_something_succeeds() -> None:
     """A service that only times out is not one that has room."""
     world = World("deterministic", 32, 0.02)
@@ -282,6 +286,16 @@ def test_latency_that_grows_bit_by_bit_with_load_does_not_run_away() -> None:
     assert 10 <= limiter.limit <= 200
 
 
+def test_answers_in_no_time_are_borne() -> None:
+    limiter = Limiter(Concurrency())
+    now = 0.0
+    for number in range(20_000):
+        now += 0.001
+        limiter.admit(1_000, NORMAL)
+        limiter.done(0.0 if number < 5_000 else 0.02, now, ok=True)
+    assert limiter.floor_s == pytest.approx(0.02, rel=0.1), "and it is not stuck there"
+
+
 def test_priorities_have_their_part_of_the_limit() -> None:
     limiter = Limiter(Concurrency(start=100))
     assert [limiter.admit(69, priority) for priority in (HIGH, NORMAL, LOW)] == [True, True, True]
@@ -300,6 +314,7 @@ def test_the_smallest_limit_still_lets_everyone_in() -> None:
     assert not limiter.admit(9, HIGH)
 
 
+@pytest.mark.slow
 def test_a_probe_leaves_high_priority_its_room() -> None:
     world = World("deterministic", 32, 0.02)
     probes = 0
@@ -312,7 +327,8 @@ def test_a_probe_leaves_high_priority_its_room() -> None:
     assert 0 < probes < 0.1 * 3_000
 
 
-@settings(max_examples=50)
+@pytest.mark.slow
+@settings(max_examples=50, deadline=None)
 @given(
     st.integers(1, 20),
     st.integers(20, 500),
@@ -330,6 +346,6 @@ def test_whatever_it_is_told_it_stays_within_its_rules(
             admitted = limiter.admit(active, priority)
             limiter.done(seconds, now, ok)
             assert least <= limiter.limit <= most
-            assert limiter.floor_s >= 0.0
+            assert limiter.floor_s == 0.0 or limiter.floor_s >= 1e-4
             assert limiter.admit(0, LOW)
             assert not admitted or active < max(2 * most, most + 8)

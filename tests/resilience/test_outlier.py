@@ -329,6 +329,27 @@ def test_one_very_slow_answer_takes_nobody_out() -> None:
         assert not vitals[0].out
 
 
+def test_who_gets_slow_an_interval_before_the_others_stays() -> None:
+    vitals, judge = a_cluster(5)
+    for slow in (1, 5, 5, 5):
+        for index, v in enumerate(vitals):
+            for _ in range(20):
+                v.succeeded(0.4 if index < slow else 0.02)
+        assert judge.judge(float(slow)) == []
+
+
+def test_who_is_slow_in_two_intervals_in_a_row_goes() -> None:
+    vitals, judge = a_cluster(5)
+    told = []
+    for now in (2.0, 3.0):
+        for index, v in enumerate(vitals):
+            for _ in range(20):
+                v.succeeded(0.02 if index else 0.4)
+        told.append(judge.judge(now))
+    assert told == [[], [vitals[0]]]
+    assert vitals[0].why == SLOW
+
+
 def test_below_slow_s_nobody_is_slow() -> None:
     vitals, judge = a_cluster(3)
     now = 1.0
@@ -453,6 +474,18 @@ def test_an_unhealthy_endpoint_stays_out_when_its_time_is_over() -> None:
     assert vitals[0].why == UNHEALTHY
     assert judge.set_healthy(vitals[0], True, now)
     assert 0 < vitals[0].share < 0.05
+
+
+def test_the_healed_do_not_wait_for_their_time_where_too_many_would_be_out() -> None:
+    vitals, judge = a_cluster(4)
+    for v in vitals[:2]:
+        assert fail(judge, v, 5, 1.0)
+        judge.set_healthy(v, False, 1.5)
+    assert judge.update(vitals[:2]) == []
+    assert judge.panicking
+    assert [judge.set_healthy(v, True, 2.0) for v in vitals[:2]] == [True, False]
+    assert [v.share for v in vitals[:2]] == [1.0, 0.0]
+    assert not judge.panicking
 
 
 def test_a_newcomer_gets_its_whole_share_when_its_first_check_is_good() -> None:

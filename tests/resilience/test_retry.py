@@ -132,6 +132,7 @@ def test_a_try_without_time_is_not_begun() -> None:
     assert ask(left_s=-1.0).why == retry.DEADLINE
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 4),
     st.integers(1, 5),

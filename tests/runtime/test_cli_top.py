@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import json
 import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
 import sys
 import termios
@@ -29,8 +24,8 @@ from flui.runtime.adminclient import TIMEOUT_S, get
 from flui.runtime.cli import main
 from flui.runtime.cli import top as cli
 from flui.runtime.top import watch
+from support.terminal import PATIENCE_S, Session
 
-PATIENCE_S = 30.0
 REQUESTS = 'flui_requests_total{{listener="inbound",service="{service}",route="route-{n}",code="200"}} {count}\n'
 DURATION = (
     'flui_request_duration_seconds_bucket{{listener="inbound",service="{service}",route="route-{n}",le="0.01"}} {count}\n'
@@ -309,144 +304,13 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(make: Callable[..., _Side
 
 # -- a terminal ------------------------------------------------------------------------------------------------------------
 
-CONTROLLED = """
-import fcntl, os, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.executable, [sys.executable, "-m", "flui", "top", *sys.argv[1:]])
-"""
-"""Makes standard input the terminal that signals come from, as a shell does."""
-
-SEQUENCE = re.compile(rb"\x1b\[(\?)?([\d;]*)([A-Za-z])|\x1b[()>=78].?")
-
-
-class _Screen:
-    """As much of a terminal as a full-screen program may rely on; it notes what a picture must not do."""
-
-    def __init__(self, columns: int, lines: int) -> None:
-        self.modes: list[bytes] = []
-        self.colours: set[bytes] = set()
-        self.spilt = 0
-        """Characters and lines that the screen had no room for."""
-        self.resize(columns, lines)
-
-    def resize(self, columns: int, lines: int) -> None:
-        self.columns, self.lines = columns, lines
-        self.cells = [[" "] * columns for _ in range(lines)]
-        self.x = self.y = 0
-
-    def feed(self, octets: bytes) -> None:
-        at = 0
-        while at < len(octets):
-            found = SEQUENCE.match(octets, at)
-            if found is not None:
-                self._sequence(found)
-                at = found.end()
-            else:
-                end = at + 1
-                while end < len(octets) and octets[end : end + 1] not in b"\x1b\r\n":
-                    end += 1
-                self._text(octets[at:end].decode("utf-8", "replace"))
-                at = end
-
-    def _sequence(self, found: re.Match[bytes]) -> None:
-        private, numbers, final = found.groups()
-        if private:
-            self.modes.append(numbers + final)
-        elif final == b"H":
-            y, _, x = (numbers or b"1;1").partition(b";")
-            self.x, self.y = int(x or 1) - 1, int(y or 1) - 1
-        elif final == b"K":
-            self.cells[self.y][self.x :] = [" "] * (self.columns - self.x)
-        elif final == b"J":
-            self.cells[self.y][self.x :] = [" "] * (self.columns - self.x)
-            self.cells[self.y + 1 :] = [[" "] * self.columns for _ in range(self.lines - self.y - 1)]
-        elif final == b"m":
-            self.colours |= {number for number in numbers.split(b";") if number[:1] in (b"3", b"4", b"9")}
-
-    def _text(self, text: str) -> None:
-        for character in text:
-            if character == "\r":
-                self.x = 0
-            elif character == "\n":
-                if self.y == self.lines - 1:
-                    self.spilt += 1
-                self.y = min(self.y + 1, self.lines - 1)
-            elif self.x == self.columns:
-                self.spilt += 1
-            else:
-                self.cells[self.y][self.x] = character
-                self.x += 1
-
-    def rows(self) -> list[str]:
-        return ["".join(row).rstrip() for row in self.cells]
-
-
-class _Session:
-    """`flui top` on a pseudo terminal."""
-
-    def __init__(self, *arguments: str, columns: int = 80, lines: int = 24, **environment: str) -> None:
-        self.screen = _Screen(columns, lines)
-        self.master, self.slave = pty.openpty()
-        self._size(columns, lines)
-        self.modes = termios.tcgetattr(self.slave)
-        clean = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "COLUMNS", "LINES"}}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CONTROLLED, "--interval", "0.1", *arguments],
-            stdin=self.slave,
-            stdout=self.slave,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env={**clean, "TERM": "xterm", "PYTHONUTF8": "1", **environment},
-        )
-
-    def _size(self, columns: int, lines: int) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    def resize(self, columns: int, lines: int) -> None:
-        self.read_all()
-        self.screen.resize(columns, lines)
-        self._size(columns, lines)
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.master, keys)
-
-    def read_all(self, wait_s: float = 0.0) -> bool:
-        ready, _, _ = select.select([self.master], [], [], wait_s)
-        if ready:
-            with contextlib.suppress(OSError):
-                self.screen.feed(os.read(self.master, 65536))
-        return bool(ready)
-
-    def until(self, holds: Callable[[list[str]], bool]) -> list[str]:
-        end = time.monotonic() + PATIENCE_S
-        while not holds(rows := self.screen.rows()):
-            assert time.monotonic() < end, "\n".join(rows)
-            assert self.process.poll() is None, self.process.communicate()[1]
-            self.read_all(0.2)
-        return rows
-
-    def ended(self) -> int:
-        status = self.process.wait(PATIENCE_S)
-        while self.read_all():
-            pass
-        return status
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(PATIENCE_S)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-        os.close(self.master)
-        os.close(self.slave)
-
 
 @pytest.fixture
-def session() -> Iterator[Callable[..., _Session]]:
-    made: list[_Session] = []
+def session() -> Iterator[Callable[..., Session]]:
+    made: list[Session] = []
 
-    def one(*arguments: str, **more: object) -> _Session:
-        made.append(_Session(*arguments, **more))  # type: ignore[arg-type] -- keywords are handed on
+    def one(*arguments: str, **more: object) -> Session:
+        made.append(Session("top", "--interval", "0.1", *arguments, **more))  # type: ignore[arg-type] -- keywords are handed on
         return made[-1]
 
     yield one
@@ -454,7 +318,7 @@ def session() -> Iterator[Callable[..., _Session]]:
         each.close()
 
 
-def _fits(top: _Session) -> bool:
+def _fits(top: Session) -> bool:
     """Whether the next whole picture stays on the screen; one on its way may still be of another size."""
     before = top.screen.rows()[1]
     top.until(lambda rows: rows[1] != before)
@@ -464,6 +328,10 @@ def _fits(top: _Session) -> bool:
     return top.screen.spilt == 0
 
 
+def _has(rows: list[str], pattern: str) -> bool:
+    return any(re.match(pattern, row) for row in rows)
+
+
 def _second(rows: list[str]) -> bool:
     """A picture of an interval, not of the whole life."""
     return "over 1.0 s" in rows[0] and any("route-" in row for row in rows)
@@ -471,21 +339,21 @@ def _second(rows: list[str]) -> bool:
 
 @pytest.mark.slow
 def test_under_a_terminal_it_lives_follows_its_size_and_leaves_no_trace(
-    make: Callable[..., _Sidecar], session: Callable[..., _Session]
+    make: Callable[..., _Sidecar], session: Callable[..., Session]
 ) -> None:
     top = session("--admin", make("orders", 40).address)
-    rows = top.until(_second)
+    rows = top.until(
+        lambda rows: _second(rows) and _has(rows, r"inbound +orders +route-39 +4,000 +0 +0 % +5\.0 ms") and _has(rows, r"… \d+ more$")
+    )
     assert rows[0] == f"{'flui top   1 sidecar   over 1.0 s':<74}q ends"
     assert rows[1].startswith("orders  spiffe://shop/orders")
-    assert any(re.match(r"inbound +orders +route-39 +4,000 +0 +0 % +5\.0 ms", row) for row in rows)
-    assert any("out: slow" in row for row in rows)
-    assert any(re.fullmatch(r"… \d+ more", row) for row in rows)
+    top.until(lambda rows: _has(rows, "stock +stock-1 .* out: slow"))
     assert not termios.tcgetattr(top.slave)[3] & (termios.ECHO | termios.ICANON)
 
     assert _fits(top)
 
     top.resize(44, 9)
-    rows = top.until(lambda rows: len(rows[0]) == 44 and rows[0].endswith("q ends"))
+    top.until(lambda rows: len(rows[0]) == 44 and rows[0].endswith("q ends"))
     assert _fits(top)
     top.resize(120, 40)
     top.until(lambda rows: _second(rows) and len(rows[0]) == 120 and sum("route-" in row for row in rows) > 20)
@@ -501,11 +369,10 @@ def test_under_a_terminal_it_lives_follows_its_size_and_leaves_no_trace(
 
 
 @pytest.mark.slow
-def test_a_vt100_has_no_second_screen_and_no_colours(make: Callable[..., _Sidecar], session: Callable[..., _Session]) -> None:
+def test_a_vt100_has_no_second_screen_and_no_colours(make: Callable[..., _Sidecar], session: Callable[..., Session]) -> None:
     """Nor does it speak UTF-8."""
     top = session("--admin", make("orders", 40).address, TERM="vt100", PYTHONIOENCODING="ascii")
-    rows = top.until(_second)
-    assert any(re.fullmatch(r"~ \d+ more", row) for row in rows)
+    top.until(lambda rows: _second(rows) and _has(rows, r"~ \d+ more$"))
     top.type(b"Q")
     assert top.ended() == 0
     assert b"1049h" not in top.screen.modes
@@ -515,7 +382,7 @@ def test_a_vt100_has_no_second_screen_and_no_colours(make: Callable[..., _Sideca
 
 
 @pytest.mark.slow
-def test_no_color_is_honoured(make: Callable[..., _Sidecar], session: Callable[..., _Session]) -> None:
+def test_no_color_is_honoured(make: Callable[..., _Sidecar], session: Callable[..., Session]) -> None:
     top = session("--admin", make("orders").address, NO_COLOR="1")
     top.until(_second)
     top.type(b"\x03")  # Ctrl-C
@@ -525,13 +392,12 @@ def test_no_color_is_honoured(make: Callable[..., _Sidecar], session: Callable[.
 
 
 @pytest.mark.slow
-def test_a_sidecar_that_hangs_does_not_hold_up_the_end(make: Callable[..., _Sidecar], session: Callable[..., _Session]) -> None:
+def test_a_sidecar_that_hangs_does_not_hold_up_the_end(make: Callable[..., _Sidecar], session: Callable[..., Session]) -> None:
     orders, stock = make("orders"), make("stock")
     top = session("--admin", orders.address, "--admin", stock.address)
     top.until(_second)
     stock.hang()
-    rows = top.until(lambda rows: any("has not answered in time" in row for row in rows))
-    assert any(re.match(r"orders +inbound", row) for row in rows)
+    top.until(lambda rows: _has(rows, "stock: has not answered in time") and _has(rows, "orders +inbound"))
     begun = time.monotonic()
     top.type(b"q")
     assert top.ended() == 0
@@ -539,7 +405,7 @@ def test_a_sidecar_that_hangs_does_not_hold_up_the_end(make: Callable[..., _Side
 
 
 @pytest.mark.slow
-def test_a_signal_that_ends_it_leaves_no_trace_either(make: Callable[..., _Sidecar], session: Callable[..., _Session]) -> None:
+def test_a_signal_that_ends_it_leaves_no_trace_either(make: Callable[..., _Sidecar], session: Callable[..., Session]) -> None:
     top = session("--admin", make("orders").address)
     top.until(_second)
     top.process.send_signal(signal.SIGTERM)
@@ -549,7 +415,7 @@ def test_a_signal_that_ends_it_leaves_no_trace_either(make: Callable[..., _Sidec
 
 
 @pytest.mark.slow
-def test_ctrl_z_gives_the_terminal_back_for_so_long(make: Callable[..., _Sidecar], session: Callable[..., _Session]) -> None:
+def test_ctrl_z_gives_the_terminal_back_for_so_long(make: Callable[..., _Sidecar], session: Callable[..., Session]) -> None:
     top = session("--admin", make("orders").address)
     top.until(_second)
     top.type(b"\x1a")
@@ -568,7 +434,7 @@ def test_ctrl_z_gives_the_terminal_back_for_so_long(make: Callable[..., _Sidecar
 
 
 @pytest.mark.slow
-def test_nobody_there_is_told_after_the_terminal_is_given_back(folder: Path, session: Callable[..., _Session]) -> None:
+def test_nobody_there_is_told_after_the_terminal_is_given_back(folder: Path, session: Callable[..., Session]) -> None:
     top = session("--admin", str(folder / "none.sock"))
     assert top.ended() == 1
     assert top.process.stderr is not None
@@ -577,7 +443,7 @@ def test_nobody_there_is_told_after_the_terminal_is_given_back(folder: Path, ses
 
 
 @pytest.mark.slow
-def test_a_dumb_terminal_gets_one_plain_table(make: Callable[..., _Sidecar], session: Callable[..., _Session]) -> None:
+def test_a_dumb_terminal_gets_one_plain_table(make: Callable[..., _Sidecar], session: Callable[..., Session]) -> None:
     top = session("--admin", make("orders").address, TERM="dumb")
     assert top.ended() == 0
     assert not top.screen.modes

@@ -29,7 +29,7 @@ def _line(
     text: bytes = FIXED,
     seconds: tuple[float, float, float, float, float] = (0.0, 0.0000123, 0.0, 0.00123, 0.00145),
 ) -> bytes:
-    return (log or AccessLog()).line(now, text, TRACE, method, authority, path, 200, b"", b"orders-1", 5, 1234, *seconds)
+    return (log or AccessLog()).line(now, text, TRACE, method, authority, path, 200, b"", b"orders-1", 1, 5, 1234, *seconds)
 
 
 def test_a_line_is_one_json_object_with_its_members_in_order() -> None:
@@ -50,6 +50,7 @@ def test_a_line_is_one_json_object_with_its_members_in_order() -> None:
         "status": 200,
         "fault": "",
         "upstream": "orders-1",
+        "attempts": 1,
         "request_octets": 5,
         "response_octets": 1234,
         "tls_ms": 0,

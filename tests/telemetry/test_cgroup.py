@@ -143,6 +143,8 @@ def test_v1_in_a_container_the_mount_is_the_group(tmp_path: Path) -> None:
 )
 def test_a_path_outside_what_is_mounted_means_the_mount_itself(tmp_path: Path, group: str, within: str) -> None:
     files = {"cpu,cpuacct/cpu.cfs_quota_us": "50000", "cpu,cpuacct/cpu.cfs_period_us": "100000"}
+    for elsewhere in ("../other", "cpu,cpuacct/d", "cpu,cpuacct/docker"):
+        files |= {f"{elsewhere}/cpu.cfs_quota_us": "10000", f"{elsewhere}/cpu.cfs_period_us": "100000"}
     held = tree(tmp_path, V1_GROUPS.format(group=group), V1_MOUNTS.format(cpu=within, memory=within), files)
     assert held.read().cpu_limit_cores == 0.5
 

@@ -177,7 +177,7 @@ def test_many_peers_do_not_hide_a_route_a_rule_or_an_event() -> None:
     assert view.rules["inbound", "rules.csv:9"].codes == {"503": 1}
     assert held.samples(families.FAULTS) == {("inbound", "upstream_reset"): 1}
     others = view.peers["inbound", OTHER]
-    assert sum(others.codes.values()) == view.folded > 4_000
+    assert 4_000 < sum(others.codes.values()) <= view.folded
     assert view.routes[ROUTE].codes == {"200": 5_000}, "their route is counted where it belongs"
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from flui.model.topology import Address
+from flui.telemetry import _procfs
 from flui.telemetry._module import FEW, Module, Rising, Usage, kin, spellings
 from flui.telemetry._procfs import TICKS_PER_S
 
@@ -385,6 +386,26 @@ def test_an_id_that_is_used_again_is_another_process(tmp_path: Path) -> None:
     stat.write_text(stat.read_text().replace(" 22 ", " 23 "))
     (tmp_path / "proc/51/fd/3").unlink()
     assert module.usage()[0] is False
+
+
+def test_a_child_that_is_waited_for_while_we_read_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = made_up(tmp_path, {50: (0, "socket:[1]"), 51: (0, "socket:[4711]"), 52: (51, "pipe:[9]")})
+    before = searched(module)
+    assert before is not None
+    read = _procfs.stat
+
+    def ends(folder: str) -> _procfs.Stat | None:
+        if folder.endswith("/52") and Path(folder).exists():  # its parent was read already
+            Path(folder).rename(tmp_path / "ended")
+            stat = tmp_path / "proc/51/stat"
+            stat.write_text(stat.read_text().replace(" 16 17 ", " 46 49 "))
+        return read(folder)
+
+    monkeypatch.setattr(_procfs, "stat", ends)
+    for _ in range(3):
+        _, usage = module.usage()
+        assert usage is not None
+        assert (usage.processes, usage.user_s, usage.system_s) == (1, before.user_s, before.system_s)
 
 
 # -- who belongs to it ------------------------------------------------------------------------------------------------

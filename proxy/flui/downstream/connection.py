@@ -350,6 +350,10 @@ class Downstream(asyncio.BufferedProtocol):
         """Ends the connection at once: the credential behind it is void."""
         self.transport.abort()
 
+    def exchanges(self) -> list[Exchange]:
+        """Those in progress."""
+        return list(self._exchanges.values())
+
     @property
     def busy(self) -> bool:
         """Whether an exchange is in progress."""

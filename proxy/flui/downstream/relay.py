@@ -25,6 +25,7 @@ from flui.telemetry.families import BREAKER_REFUSED, CONNECTIONS_ACCEPTED, CONNE
 from flui.telemetry.journal import Journal
 from flui.telemetry.meters import Meters
 from flui.telemetry.recorder import Recorder
+from flui.telemetry.spans import Sampler
 from flui.transport.credentials import Credentials
 from flui.transport.tasks import TaskSet
 from flui.transport.tls import Peer, agreed, peer
@@ -50,6 +51,7 @@ class Relay:
         "pressure",
         "random",
         "recorder",
+        "sampler",
         "snapshot",
         "tasks",
         "timeouts",
@@ -84,17 +86,12 @@ class Relay:
         self.random = Random(os.urandom(16))  # noqa: S311 - trace ids, traffic splits and pauses, not secrets
         self.pressure = Pressure(snapshot.config.overload)
         """How long work waits for the event loop, and what is shed for it."""
+        self.sampler = Sampler(None, self.random)
         self.extras = Extras(self, self.random)
-
-    def mint(self) -> bytes:
-        """A traceparent for a request that carries none (W3C Trace Context), not sampled."""
-        text = b"%048x" % self.random.getrandbits(192)
-        return b"00-%b-%b-00" % (text[:32], text[32:])
 
     def traced(self, said: bytes, now: float) -> bytes:
         """The traceparent that is sent on in place of the one that was said; empty: that one stays."""
-        del now
-        return b"" if said else self.mint()
+        return self.sampler.follow(said, now) if said else self.sampler.root(now)
 
     def sheds(self, listener: str, forward: Forward, head: RequestHead) -> bool:
         """Whether a request is refused because we have too much to do ourselves: the less important, the earlier."""

@@ -50,6 +50,9 @@ _SURE: Final = 0.1
 _CUT: Final = 10.0
 """A latency counts as at most so many times that without load."""
 
+_LEAST_S: Final = 1e-4
+"""Shortest latency without load that is believed; below it the clock says more than the service."""
+
 _BUSY: Final = 0.75
 """What a probe keeps of what the service can do."""
 _HALF: Final = 0.5
@@ -329,7 +332,7 @@ class Limiter:
         self._give_up_at = inf
 
     def _believe(self, floor_s: float) -> None:
-        self.floor_s = floor_s
+        self.floor_s = floor_s = max(floor_s, _LEAST_S)
         self._cut_s = _CUT * floor_s
         self._slow_s = self._tolerance * floor_s
 

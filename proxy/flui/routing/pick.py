@@ -26,7 +26,7 @@ _TURNS: Final = 4_096
 class Member:
     """An endpoint and what is known about it while it serves. Outlives the picker when the membership changes."""
 
-    __slots__ = ("active", "available", "endpoint", "label", "out", "share", "vitals", "weight")
+    __slots__ = ("active", "available", "endpoint", "label", "out", "share", "total", "vitals", "weight")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -35,6 +35,8 @@ class Member:
         self.weight = endpoint.weight
         self.active = 0
         """Requests in flight; the upstream pool counts them."""
+        self.total = 0
+        """Requests so far, all tries together."""
         self.available = True
         """It may be picked."""
         self.out = False

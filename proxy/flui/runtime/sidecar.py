@@ -17,24 +17,26 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from flui.decide import Snapshot
 from flui.downstream.listener import Acceptor, bind
 from flui.downstream.relay import Gate, Relay
-from flui.model.config import ConfigError, Problem, Sidecar
+from flui.model.config import ConfigError, Problem, Sidecar, Tracing
 from flui.model.topology import Address, Cluster
 from flui.policy.base import Policy
 from flui.policy.index import DenyAll
-from flui.runtime import views
+from flui.runtime import gauges, views
 from flui.runtime.admin import Admin
 from flui.runtime.configfile import resolve
 from flui.runtime.sources import folders_of, policy_of, stamps_of
 from flui.telemetry.families import RELOADS
 from flui.telemetry.journal import Journal, is_terminal
 from flui.telemetry.logwriter import LogWriter, open_log
-from flui.telemetry.meters import Meters
+from flui.telemetry.meters import Meters, Samples
 from flui.telemetry.recorder import Recorder
+from flui.telemetry.spans import SpanSink
+from flui.telemetry.tap import Taps
 from flui.transport.changes import changes
 from flui.transport.credentials import Credentials, watch
 from flui.transport.tls import still_trusted
@@ -48,6 +50,22 @@ _POLL_S = 2.0
 _PLAIN_DOMAIN = "local"
 """Trust domain of a sidecar without certificates: it only has plain-text listeners and clusters."""
 _GC_THRESHOLD = 50_000
+
+
+class SpanExporter(SpanSink, Protocol):
+    """What sends spans, as far as we use it."""
+
+    def samples(self) -> Samples:
+        """Spans by outcome."""
+        ...
+
+    def close(self, timeout: float) -> bool:
+        """Sends what waits, within its time."""
+        ...
+
+
+def _closed(exporter: SpanExporter) -> None:
+    exporter.close(2.0)
 
 
 class Running:
@@ -81,7 +99,7 @@ class Running:
         except ConfigError as error:
             problems.extend(error.problems)
         try:
-            self.access_log = open_log(config.access_log.file)
+            self.access_log = open_log(config.access_log.file, config.access_log.rotate_octets, config.access_log.keep)
         except OSError as error:
             what = f"{config.access_log.file} cannot be opened ({error.strerror or error})"
             fix = "write the path of a file that can be appended to, `stdout` or `off`"
@@ -96,11 +114,13 @@ class Running:
         self.ready = False
         self._generation = 0
         self._reloading = asyncio.Lock()
+        self.exporter: SpanExporter | None = None
         self._pressed = 0
         self._stop = asyncio.Event()
         self.relay: Relay
         self.gates: list[Gate] = []
         self._acceptors: list[Acceptor] = []
+        self.taps = Taps(config.service, lambda: self.policy, self.journal)
         self._admin = Admin(views.routes(self), self._page_failed)
 
     # Start.
@@ -114,7 +134,9 @@ class Running:
         config = self.config
         loop = asyncio.get_running_loop()
         snapshot = self._snapshot()
-        self.relay = Relay(snapshot, Pools(self._pool), Recorder(self.meters, self.access_log), self.credentials, self.journal, loop)
+        recorder = Recorder(self.meters, self.access_log, config.access_log, self.taps)
+        self.relay = Relay(snapshot, Pools(self._pool), recorder, self.credentials, self.journal, loop)
+        self._trace(config.tracing)
         self.relay.pools.update(snapshot.config.clusters, config.limits, config.timeouts)
         loop.set_exception_handler(self._escaped)
         socks: list[socket.socket] = []
@@ -140,7 +162,7 @@ class Running:
             self.gates.append(gate)
             self._acceptors.append(acceptor)
         self._health = Health(self.relay.pools, self.relay.tasks, self.credentials, self.meters)
-        views.register(self)
+        gauges.register(self)
         tasks = self.relay.tasks
         tasks.start(self._always("tick", self._tick))
         if self.credentials is not None:
@@ -182,6 +204,26 @@ class Running:
         """Where each listener really listens, by its name: the system has chosen the port where 0 was asked for."""
         return {gate.listener.name: acceptor.address for gate, acceptor in zip(self.gates, self._acceptors, strict=True)}
 
+    def _trace(self, tracing: Tracing | None) -> None:
+        """Makes spans as configured from now on.
+
+        Raises:
+            ConfigError: What sends them is not installed.
+        """
+        self.relay.sampler.replace(tracing)
+        old = self.exporter
+        self.exporter = self.relay.recorder.spans = None
+        if tracing is not None:
+            try:
+                from flui.telemetry.otlp import Exporter  # noqa: PLC0415 - OpenTelemetry is loaded only where spans are sent
+            except ModuleNotFoundError as error:
+                what = f"spans cannot be sent without the package {error.name}"
+                raise ConfigError((Problem(self.config.source or "flags", 0, "tracing", what, "install flui-mesh[otel]"),)) from error
+            instance = f"{socket.gethostname()}-{os.getpid()}"
+            self.exporter = self.relay.recorder.spans = Exporter(tracing.endpoint, self.config.service, instance)
+        if old is not None:
+            self.relay.tasks.start(asyncio.to_thread(_closed, old))
+
     # Reloads: build whole, then swap.
 
     def _swap(self, what: str) -> None:
@@ -211,7 +253,11 @@ class Running:
                 self._refused("configuration", fixed)
                 config = self.config  # refused as a whole: not even its policy folder is looked at
             else:
+                old = self.config
                 self.config = config
+                if config.tracing != old.tracing:
+                    self._trace(config.tracing)
+                self.relay.recorder.tune(config.access_log)
                 self._swap("configuration")
         if config.policy is None:
             return
@@ -292,6 +338,9 @@ class Running:
             turn += 1
             if self.access_log is not None:
                 self.access_log.kick()
+                news = self.access_log.news()
+                if news:
+                    self.journal.error("access log", error=news)
             for acceptor in self._acceptors:
                 acceptor.look()
             if turn % 5 == 0:
@@ -351,6 +400,8 @@ class Running:
         self.journal.info("stopped", exchanges_cut=cut, seconds=round(time.monotonic() - began, 3))
         if self.access_log is not None:
             self.access_log.close(2.0)
+        if self.exporter is not None:
+            await asyncio.to_thread(self.exporter.close, 2.0)
         self._stderr.close(2.0)
 
     def reopen_logs(self) -> None:
@@ -359,17 +410,21 @@ class Running:
             self.access_log.reopen()
 
 
+def _log_file(config: Sidecar) -> tuple[str, int, int]:
+    return (config.access_log.file, config.access_log.rotate_octets, config.access_log.keep)
+
+
 def _unchangeable(old: Sidecar, new: Sidecar) -> tuple[Problem, ...]:
     """What a reload cannot change: sockets and identity belong to the process."""
     changed = [
         name
         for name, before, after in (
             ("service", old.service, new.service),
-            ("listeners", old.listeners, new.listeners),
+            ("listeners", [(o.name, o.address, o.tls) for o in old.listeners], [(n.name, n.address, n.tls) for n in new.listeners]),
             ("admin", old.admin, new.admin),
             ("certs", old.certs, new.certs),
             ("policy", old.policy, new.policy),
-            ("access_log", old.access_log, new.access_log),
+            ("access_log", _log_file(old), _log_file(new)),
         )
         if before != after
     ]

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from flui import __version__, compiled
 from flui.model.topology import KeySource
-from flui.runtime.admin import Query, Reply, as_json, as_text
+from flui.runtime.admin import Handler, Query, Reply, as_json, as_text, tap_page
 from flui.telemetry.exposition import CONTENT_TYPE, page
-from flui.telemetry.families import (
-    BUILD_INFO,
-    CERTIFICATE_EXPIRY,
-    CONNECTIONS_OPEN,
-    FLOW_LOOKUPS,
-    FLOWS,
-    LOG_LINES_DROPPED,
-    POLICY_INFO,
-    UPSTREAM_CONNECTIONS,
-    UPTIME,
-)
-from flui.telemetry.meters import Samples
 
 if TYPE_CHECKING:
     from flui.runtime.sidecar import Running
@@ -30,7 +15,7 @@ if TYPE_CHECKING:
 _FLOWS_SHOWN = 1_000
 
 
-def routes(running: Running) -> dict[str, Callable[[Query], Reply]]:
+def routes(running: Running) -> dict[str, Handler]:
     """Path → page."""
     return {
         "/live": lambda _: as_json({"live": True}),
@@ -42,6 +27,7 @@ def routes(running: Running) -> dict[str, Callable[[Query], Reply]]:
         "/connections": lambda _: as_json(
             [{"listener": gate.listener.name, **connection.describe()} for gate in running.gates for connection in gate.connections]
         ),
+        "/tap": tap_page(running.taps),
         "/policy": lambda _: _policy(running),
         "/certs": lambda _: _certs(running),
     }
@@ -91,8 +77,21 @@ def _clusters(running: Running) -> Reply:
                 "key": balance.key.source.value if balance.key.source is not KeySource.HEADER else balance.key.name.decode(),
                 "idle": pool.idle_count(),
                 "open": pool.open_count(),
+                "active": pool.active,
+                "pending": pool.pending,
+                "panic": pool.fitness.panics,
+                "retries": {"used": pool.guard.budget.used, "allowed": pool.guard.budget.allowed(pool.active)},
+                "concurrency_limit": pool.guard.limiter.limit if pool.guard.limiter is not None else None,
                 "endpoints": [
-                    {"name": e.name, "address": str(e.address), "weight": e.weight, "active": m.active, "available": m.available}
+                    {
+                        "name": e.name,
+                        "address": str(e.address),
+                        "weight": e.weight,
+                        "active": m.active,
+                        "available": m.available,
+                        "share": round(m.share, 4),
+                        "why": m.vitals.why,
+                    }
                     for e, m in pool.members.items()
                 ],
             }
@@ -129,29 +128,3 @@ def _certs(running: Running) -> Reply:
             "not in force": [str(problem) for problem in credentials.problems],
         }
     )
-
-
-def register(running: Running) -> None:
-    """Gauges and counters that are read when `/metrics` is."""
-    relay = running.relay
-    read = running.meters.read
-    read(BUILD_INFO, lambda: [((__version__, platform.python_version(), "compiled" if compiled() else "pure"), 1)])
-    read(UPTIME, lambda: [((), time.monotonic() - running.started_at)])
-    read(FLOWS, lambda: [((), len(relay.snapshot.flows))])
-    read(FLOW_LOOKUPS, lambda: [(("hit",), relay.hits), (("miss",), relay.misses)])
-    read(POLICY_INFO, lambda: [((running.policy.version,), 1)])
-    read(CONNECTIONS_OPEN, lambda: [((gate.listener.name,), len(gate.connections)) for gate in running.gates])
-    read(UPSTREAM_CONNECTIONS, lambda: _upstreams(running))
-    access_log = running.access_log
-    if access_log is not None:
-        read(LOG_LINES_DROPPED, lambda: [(("access",), access_log.dropped)])
-    credentials = running.credentials
-    if credentials is not None:
-        read(CERTIFICATE_EXPIRY, lambda: [(("leaf",), credentials.expires_at)])
-
-
-def _upstreams(running: Running) -> Samples:
-    for name, pool in running.relay.pools.by_name.items():
-        idle = pool.idle_count()
-        yield (name, "idle"), idle
-        yield (name, "busy"), pool.open_count() - idle

@@ -148,7 +148,7 @@ class Module:
     def _stats(self, found: Found) -> dict[int, Stat]:
         """Those that still are, parents before their children, so that who is waited for meanwhile is missed, not counted twice."""
         stats: dict[int, Stat] = {}
-        for pid, start in sorted(found.processes, key=itemgetter(1)):
+        for pid, start in sorted(found.processes, key=itemgetter(1, 0)):
             stat = _procfs.stat(f"{self._proc}/{pid}")
             if stat is not None and stat.start == start:
                 stats[pid] = stat

@@ -60,6 +60,7 @@ class AccessLog:
         status: int,
         fault: bytes,
         upstream: bytes,
+        attempts: int,
         octets_in: int,
         octets_out: int,
         tls_s: float,
@@ -80,6 +81,7 @@ class AccessLog:
             status: what downstream was told; 0 when it was gone before.
             fault: `Fault.value` in octets, empty when there was none.
             upstream: name of the endpoint, from configuration; empty when none was asked.
+            attempts: how often it was sent to an endpoint.
             octets_in: request body.
             octets_out: response body.
             tls_s: seconds of the TLS handshake, on the first exchange of a connection; else 0.
@@ -98,7 +100,7 @@ class AccessLog:
         answer = int(upstream_s * 1e6)
         total = int(total_s * 1e6)
         return (
-            b'{"time":"%b",%b"trace":"%b","method":"%b","authority":"%b","path":"%b","status":%d,"fault":"%b","upstream":"%b",'
+            b'{"time":"%b",%b"trace":"%b","method":"%b","authority":"%b","path":"%b","status":%d,"fault":"%b","upstream":"%b","attempts":%d,'
             b'"request_octets":%d,"response_octets":%d,"tls_ms":%b,"decide_ms":%b,"queue_ms":%b,"upstream_ms":%b,"total_ms":%b}\n'
             % (
                 self._time,
@@ -110,6 +112,7 @@ class AccessLog:
                 status,
                 fault,
                 upstream,
+                attempts,
                 octets_in,
                 octets_out,
                 _milliseconds(tls_s) if tls_s else b"0.000",

@@ -123,6 +123,9 @@ ENDPOINT_AVAILABLE: Final = Family(
 ENDPOINT_SHARE: Final = Family(
     "flui_endpoint_share", Kind.GAUGE, ("cluster", "endpoint"), "Part of its full share that it gets (slow start)."
 )
+ENDPOINT_REQUESTS: Final = Family(
+    "flui_endpoint_requests_total", Kind.COUNTER, ("cluster", "endpoint"), "Tries given to the endpoint, retries and hedges included."
+)
 ENDPOINT_ACTIVE: Final = Family("flui_endpoint_requests_active", Kind.GAUGE, ("cluster", "endpoint"), "Requests in flight.")
 CLUSTER_PANIC: Final = Family("flui_cluster_panic", Kind.GAUGE, ("cluster",), "1 while fewer than half of the endpoints are well.")
 BREAKER_USED: Final = Family("flui_breaker_used", Kind.GAUGE, ("cluster", "what"), "Connections, pending and requests now.")
@@ -173,6 +176,7 @@ FAMILIES: Final = (
     SPANS,
     ENDPOINT_AVAILABLE,
     ENDPOINT_SHARE,
+    ENDPOINT_REQUESTS,
     ENDPOINT_ACTIVE,
     CLUSTER_PANIC,
     BREAKER_USED,

@@ -23,7 +23,7 @@ from flui.telemetry.cgroup import Cgroup
 from flui.telemetry.families import Family, Kind
 from flui.telemetry.meters import Meters, Samples
 
-FRESH_S: Final = 1.0
+FRESH_S: Final = 0.5
 """Readings younger than this are given again."""
 BESIDE_S: Final = 5.0
 """The same for what is read beside the event loop."""

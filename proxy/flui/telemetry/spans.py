@@ -12,7 +12,7 @@ from __future__ import annotations
 from binascii import unhexlify
 from enum import Enum
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
 from flui.model.config import Tracing
 from flui.model.fields import is_sampled
@@ -101,6 +101,13 @@ def has_span(splice: Splice) -> bool:
     """Whether an exchange has a span of ours: its traceparent is sampled and was made here."""
     trace = splice.trace
     return trace is not splice.head.trace and is_sampled(trace)
+
+
+class SpanSink(Protocol):
+    """Where spans go."""
+
+    def offer(self, span: SpanRecord) -> None:
+        """Takes one; never waits."""
 
 
 class SpanKind(Enum):

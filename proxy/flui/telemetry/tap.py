@@ -71,15 +71,6 @@ class Record(NamedTuple):
     fault: str
     """`Fault.value`; empty when there was none."""
     total_s: float
-    attempts: int = 1
-    """How often it was sent to an endpoint."""
-    flags: tuple[str, ...] = ()
-    """What else happened to it, in fixed words of ours."""
-
-    def text(self) -> bytes:
-        """What a tap is sent: the members of the access log, then `attempts` and `flags`."""
-        flags = b",".join(b'"%b"' % flag.encode() for flag in self.flags)
-        return b'%b,"attempts":%d,"flags":[%b]}\n' % (self.line.removesuffix(b"}\n"), self.attempts, flags)
 
 
 class Sink(Protocol):
@@ -273,7 +264,7 @@ class Tap:
             return
         queue = self._queue
         while queue and sink.writable:
-            sink.write(b"".join([queue.popleft().text() for _ in range(min(len(queue), _BATCH))]))
+            sink.write(b"".join([queue.popleft().line for _ in range(min(len(queue), _BATCH))]))
         if not queue and self._ending is not None:
             self._sink = None
             if self._ending:
@@ -360,7 +351,8 @@ class _Gap:
     def __init__(self) -> None:
         self.records = 1
 
-    def text(self) -> bytes:
+    @property
+    def line(self) -> bytes:
         return b'{"dropped":%d}\n' % self.records
 
 

@@ -49,9 +49,7 @@ class Guard:
         if cluster.rates != before.rates:
             self._rates = [Buckets(rate) for rate in cluster.rates]
         if cluster.budget != before.budget:
-            used = self.budget.used
-            self.budget = RetryBudget(cluster.budget)
-            self.budget.used = used
+            self.budget.retune(cluster.budget)
         self.requests = cluster.breaker.requests
         self.is_busy = self.limiter is not None or bool(self._rates)
 

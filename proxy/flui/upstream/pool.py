@@ -112,6 +112,7 @@ class ClusterPool:
             # It comes back slowly: most of what would be its own goes to the next one meanwhile.
             member = self._picker.pick(key, (*tried, member)) or member
         member.active += 1
+        member.total += 1
         self.active += 1
         return member
 
@@ -122,6 +123,7 @@ class ClusterPool:
             return None
         member = min(left, key=lambda candidate: candidate.active)
         member.active += 1
+        member.total += 1
         self.active += 1
         return member
 

@@ -260,11 +260,8 @@ def _line(item: dict[str, Json]) -> str:
 
 
 def _notes(item: dict[str, Json]) -> list[str]:
-    attempts, flags = item.get("attempts"), item.get("flags")
-    told = [f"x{attempts}"] if isinstance(attempts, int) and attempts > 1 else []
-    if isinstance(flags, list):
-        told += [clean(str(flag)) for flag in flags]
-    return told
+    attempts = item.get("attempts")
+    return [f"x{attempts}"] if isinstance(attempts, int) and attempts > 1 else []
 
 
 def _fit(text: str, width: int) -> str:

@@ -96,7 +96,6 @@ def ansi(lines: Sequence[Text], *, coloured: bool, styled: bool = True) -> list[
         no_color=not coloured,
         legacy_windows=False,
         highlight=False,
-        _environ={},
     )
     made: list[str] = []
     for line in lines:
@@ -109,7 +108,9 @@ def ansi(lines: Sequence[Text], *, coloured: bool, styled: bool = True) -> list[
 def svg(lines: Sequence[Text]) -> str:
     """Lines as a picture that stands alone."""
     width = max(line.cell_len for line in lines)
-    console = Console(file=StringIO(), width=width, record=True, force_terminal=True, color_system="standard", highlight=False, _environ={})
+    console = Console(
+        file=StringIO(), width=width, record=True, force_terminal=True, color_system="standard", highlight=False, no_color=False
+    )
     for line in lines:
         console.print(line, no_wrap=True, crop=False)
     console.print()  # rich forgets the frame of the last line
