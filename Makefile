@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-native test-peers accept lint fmt native bench load fuzz lock clean
+.PHONY: help setup demo test test-native test-peers accept lint fmt native bench parts load fuzz lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -46,6 +46,7 @@ lint: setup  ## ruff and mypy --strict
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/mypy -p load.peers
+	@$(BIN)/mypy -m load.parts
 
 fmt: setup  ## formats
 	@$(BIN)/ruff check -q --fix .
@@ -54,6 +55,10 @@ fmt: setup  ## formats
 bench: setup  ## us beside Envoy and HAProxy, in one run (needs wrk, haproxy, cc; about 6 minutes)
 	@test -d build/native || $(MAKE) --no-print-directory native || true
 	@$(BIN)/python -m load.peers.bench $(ARGS)
+
+parts: setup  ## what each part of a sidecar adds to the CPU time of a request, on the form at hand and the compiled one
+	@$(BIN)/python -m load.parts
+	@test ! -d build/native || PYTHONPATH=build/native $(BIN)/python -m load.parts
 
 load: setup  ## locust against the shop topology, with thresholds
 	@test -x .cache/locust/bin/locust || { $(PYTHON) -m venv .cache/locust && .cache/locust/bin/pip install -q --disable-pip-version-check -r requirements/load.txt; }

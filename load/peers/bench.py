@@ -144,7 +144,9 @@ def _prepare(folder: Path, tools: Tools, processes: Processes, sidecar: tuple[st
         click.echo(f"our sidecar has no policy: {error}", err=True)
     backend = free_port()
     processes.start("backend", [tools.backend, str(backend)], cores[1], [backend])
-    return Bench(folder, tools, processes, identities, policy, sidecar, backend, cores[0], cores[1])
+    collector = free_port()
+    processes.start("collector", [sys.executable, "-m", "load.peers.collector", str(collector)], cores[1], [collector])
+    return Bench(folder, tools, processes, identities, policy, sidecar, backend, collector, cores[0], cores[1])
 
 
 def _measure(bench: Bench, case: Case, plan: Plan, left_out: list[str]) -> Results:

@@ -72,6 +72,8 @@ class Bench:
     """The command that `run -c FILE` is added to."""
     backend: int
     """Port of the module."""
+    collector: int
+    """Port of what takes spans."""
     proxy_core: int
     load_core: int
 
@@ -111,11 +113,17 @@ class Bench:
     def _start_ours(self, case: Case, name: str, env: dict[str, str]) -> Running:
         inbound, outbound = free_port(), free_port()
         if not case.pair:
-            near = ours.Sidecar("bench", self.backend, inbound, outbound, calls="backend", at=self.backend, plain=True)
+            near = ours.Sidecar(
+                "bench", self.backend, inbound, outbound, calls="backend", at=self.backend, collector=self.collector, plain=True
+            )
             process = self._start_sidecar(name, near, env)
             return Running((process,), _load(case, inbound if case.mtls_in else outbound))
-        far = ours.Sidecar("backend", self.backend, free_port(), free_port(), calls="bench", at=inbound, plain=False)
-        near = ours.Sidecar("bench", self.backend, inbound, outbound, calls="backend", at=far.inbound, plain=False)
+        far = ours.Sidecar(
+            "backend", self.backend, free_port(), free_port(), calls="bench", at=inbound, collector=self.collector, plain=False
+        )
+        near = ours.Sidecar(
+            "bench", self.backend, inbound, outbound, calls="backend", at=far.inbound, collector=self.collector, plain=False
+        )
         started = tuple(self._start_sidecar(f"{name}-{number}", sidecar, env) for number, sidecar in enumerate((far, near)))
         return Running(started, _load(case, outbound))
 

@@ -51,7 +51,10 @@ def main(name: str, secs: int, top: int, native: bool) -> None:
     with Processes(folder) as processes:
         port = free_port()
         processes.start("backend", [tools.backend, str(port)], cores[-1], [port])
-        bench = Bench(folder, tools, processes, make(folder / "certs", NAMES), folder / "policy", sidecar, port, cores[0], cores[-1])
+        spans = free_port()
+        processes.start("collector", [sys.executable, "-m", "load.peers.collector", str(spans)], cores[-1], [spans])
+        identities = make(folder / "certs", NAMES)
+        bench = Bench(folder, tools, processes, identities, folder / "policy", sidecar, port, spans, cores[0], cores[-1])
         try:
             running = bench.start(case, COMPILED if native else PURE)
             outcome = wrk.run(tools.wrk, tools.client_certificate, running.load, bench.identities, secs, cores[-1])

@@ -152,13 +152,15 @@ class TestHaproxy:
 
 
 class TestOurs:
-    sidecar = ours.Sidecar("bench", app=1, inbound=2, outbound=3, calls="backend", at=4, plain=True)
+    sidecar = ours.Sidecar("bench", app=1, inbound=2, outbound=3, calls="backend", at=4, collector=5, plain=True)
 
     def test_the_configuration_is_yaml_with_the_names_of_the_interface(self, tmp_path: Path) -> None:
         read = yaml.safe_load(ours.config(self.sidecar, tmp_path, tmp_path, tmp_path))
-        assert read["app"] == "http://127.0.0.1:1"
+        assert read["app"]["url"] == "http://127.0.0.1:1"
         assert read["outbound"] == {"address": "127.0.0.1:3", "authorize": True}
-        assert read["services"] == {"backend": {"endpoints": ["127.0.0.1:4"], "plaintext": True}}
+        backend = read["services"]["backend"]
+        assert (backend["endpoints"], backend["plaintext"]) == (["127.0.0.1:4"], True)
+        assert read["tracing"]["endpoint"] == "http://127.0.0.1:5/v1/traces"
         assert read["access_log"] == "/dev/null"
 
     def test_a_deep_checkout_has_its_admin_on_loopback(self, tmp_path: Path) -> None:
@@ -168,8 +170,8 @@ class TestOurs:
         assert (short["admin"], deep["admin"]) == ("/a/2.sock", "127.0.0.1:0")
 
     def test_a_service_with_a_sidecar_is_not_plain(self, tmp_path: Path) -> None:
-        far = ours.Sidecar("backend", app=1, inbound=2, outbound=3, calls="bench", at=4, plain=False)
-        assert yaml.safe_load(ours.config(far, tmp_path, tmp_path, tmp_path))["services"] == {"bench": {"endpoints": ["127.0.0.1:4"]}}
+        far = ours.Sidecar("backend", app=1, inbound=2, outbound=3, calls="bench", at=4, collector=5, plain=False)
+        assert yaml.safe_load(ours.config(far, tmp_path, tmp_path, tmp_path))["services"]["bench"]["endpoints"] == ["127.0.0.1:4"]
 
     def test_the_policy_has_the_rules_of_others_before_the_one_that_admits(self, tmp_path: Path) -> None:
         model = tmp_path / "model.conf"

@@ -162,5 +162,6 @@ class Route:
     inject: Injection | None = None
 
 
-APP_ROUTE: Final = Route("app", Match(), (Target(APP),))
-"""What becomes of a request that may come in, unless configuration says otherwise."""
+APP_ROUTE: Final = Route("app", Match(), (Target(APP),), retry=Retry(statuses=()))
+"""What becomes of a request that may come in, unless configuration says otherwise. The module's own answers are final: whoever
+called may know other replicas, and tries there."""
