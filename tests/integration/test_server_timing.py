@@ -13,7 +13,7 @@ def test_a_caller_that_may_see_it_is_told_where_the_time_went_and_nobody_else(tm
 
     async def story():
         backend = await mesh.backend()
-        rules = "p, *, orders, *, /*\n"
+        rules = "p, spiffe://shop/web, orders, GET, /*\np, spiffe://shop/stranger, orders, GET, /*\n"
         orders = await mesh.sidecar(
             "orders", app=backend, rules=rules, inbound="{address: '127.0.0.1:0', server_timing: ['spiffe://shop/web']}"
         )
