@@ -11,6 +11,8 @@ given up, never the body. The splice also is the record of its exchange: what it
 
 from __future__ import annotations
 
+from http import HTTPStatus
+from math import ceil
 from typing import Final, Protocol
 
 from flui.codecs.base import Events
@@ -25,6 +27,9 @@ _PROBLEM: Final = field(b"content-type", b"application/problem+json")
 _NO_STORE: Final = field(b"cache-control", b"no-store")
 REFUSAL: Final = b"flui-fault"
 """Field in which a sidecar tells another one that it has too much to do; it goes no further."""
+_PHRASES: Final[dict[int, str]] = {status.value: status.phrase for status in HTTPStatus}
+_BODILESS: Final = frozenset((204, 205, 304))
+"""An answer with one of them has no content (RFC 9110 15.3.5, 15.3.6, 15.4.5)."""
 _FRESH_S: Final = 0.001
 """A request that is sent on within it carries the ready deadline of its decision."""
 
@@ -186,6 +191,17 @@ class Splice:
             return list(self._kept)
         return [End(self.stream)] if self.request_ended else []
 
+    def copy(self, now: float) -> Splice:
+        """The same request, complete and kept, as a first try that begins at `now` and has the time that the original had.
+
+        It shares the original's head and body; its answer goes nowhere. Only when the original is over.
+        """
+        trace = b"" if self.trace is self.head.trace else self.trace
+        copy = Splice(self.down, self.head, self.decision, now, trace, self._origin)
+        for event in self.kept():
+            copy.from_down(event)
+        return copy
+
     def attach(self, up: Events, now: float) -> None:
         """An upstream connection is there: the request goes out, with everything that waited."""
         self.up = up
@@ -196,6 +212,8 @@ class Splice:
             for event in self.kept():
                 event.stream = self.up_stream
                 up.send(event)
+            if self._kept_room < 0:
+                self._kept = None  # it outgrew its bound between two tries: this one is the last
             return
         self.sent = True
         kept = self._kept
@@ -255,7 +273,7 @@ class Splice:
         """Milliseconds left of the caller's deadline and the route's timeout; never below 0."""
         forward = self.decision.action
         assert isinstance(forward, Forward)
-        spent = int((now - self.begun_at) * 1000)
+        spent = ceil((now - self.begun_at) * 1000)  # a part of one is one: over many quick hops time would else stand still
         left = self.head.deadline
         if forward.timeout_s:
             route = int(forward.timeout_s * 1000)
@@ -395,11 +413,18 @@ def answer(down: Events, stream: int, fault: Fault, path: bytes, trace: bytes, s
         Octets of its body.
     """
     dialect = DIALECTS[fault]
+    title = dialect.title
+    if status and status != dialect.http:
+        title = _PHRASES.get(status) or _PHRASES[status // 100 * 100]  # RFC 9110 15: one that is not known means what x00 does
     status = status or dialect.http
+    if status in _BODILESS:
+        down.send(ResponseHead(stream, status, [_NO_STORE], 0))
+        down.send(End(stream))
+        return 0
     instance = b',"instance":"%b"' % path if path else b""
     trace_id = b',"trace":"%b"' % trace[3:35] if trace else b""
     name = fault.value.encode()
-    body = b'{"type":"about:blank","title":"%b","status":%d,"code":"%b"%b%b}\n' % (dialect.title.encode(), status, name, instance, trace_id)
+    body = b'{"type":"about:blank","title":"%b","status":%d,"code":"%b"%b%b}\n' % (title.encode(), status, name, instance, trace_id)
     fields = [_PROBLEM, _NO_STORE, field(b"content-length", b"%d" % len(body))]
     if fault in SHED:
         fields.append(field(REFUSAL, name))

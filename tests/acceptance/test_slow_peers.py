@@ -14,36 +14,68 @@ import contextlib
 import gc
 import json
 import os
+import random
 import resource
 import socket
 import ssl
 import statistics
-import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
-
-import pytest
+from typing import NamedTuple
 
 TESTS = Path(__file__).parents[1]
 if str(TESTS) not in sys.path:
-    sys.path.insert(0, str(TESTS))
+    sys.path.insert(0, str(TESTS))  # as a program nobody has done so
+
+from support.mesh import Mesh, address_of, ready  # noqa: E402
+from support.pki import write  # noqa: E402
 
 MIB = 1 << 20
 BIG = 100 * MIB
-READERS = 500
-BODIES = 400
-HEADS = 100
-HALF_OPEN = 2_000
+COUNTS = {"reader": 500, "body": 400, "head": 100, "half": 2_000}
 SOURCES = {"reader": "127.0.0.3", "body": "127.0.0.4", "head": "127.0.0.5", "half": "127.0.0.6"}
 PEER = "127.0.0.2"
-ESTABLISHED = 1
+LOOK_S = 0.5
+ESTABLISHED = "01"
+FORGOTTEN = {"05", "06"}
+"""FIN_WAIT2 and TIME_WAIT: closed, all was taken by the peer, and only its own end is waited for."""
 
 GET = b"GET /items HTTP/1.1\r\nhost: orders\r\n\r\n"
 GET_BIG = b"GET /big HTTP/1.1\r\nhost: orders\r\n\r\n"
 POST = b"POST /items HTTP/1.1\r\nhost: orders\r\ncontent-length: 1000000\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n"
+
+LIMIT_S = 30.0
+"""Of handshakes, heads and bodies where they are configured: all that attack must stand while the peer is measured."""
+ANSWER_S = 35.0
+"""Of a whole exchange there."""
+PATIENCE_S = ANSWER_S + LIMIT_S + 10.0
+"""After which attackers report also those that still stand."""
+MOVED = 1.2
+GROWN = 256 * MIB
+SPENT = 0.15
+"""Part of a core that attackers who have all arrived may cost beside the work that both sidecars do."""
+
+
+class Row(NamedTuple):
+    """A connection as the kernel of the one who accepted it has it."""
+
+    source: str
+    remote: int
+    state: str
+
+
+def rows(port):
+    """Those of a listener on the loopback."""
+    found = []
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, _ = line.split(maxsplit=4)
+        if local.endswith(f":{port:04X}"):
+            found.append(Row(socket.inet_ntoa(bytes.fromhex(remote[:8])[::-1]), int(remote[9:], 16), state))
+    return found
 
 
 # --- the module -------------------------------------------------------------------------------------------------------------
@@ -93,129 +125,152 @@ async def module():
 # --- the attackers ----------------------------------------------------------------------------------------------------------
 
 
+class Attacker:
+    """One of them: a socket, and what it says on each beat."""
+
+    def __init__(self, kind, number):
+        self.kind = kind
+        self.number = number
+        self.sock = None
+        self.port = 0
+        self.since = 0.0
+        self.tls = self.incoming = self.outgoing = None
+
+    def beat(self):
+        """One octet, to or from the sidecar; most do nothing."""
+        if self.kind == "reader":
+            if self.number % 2:
+                self.sock.recv(1)
+        elif self.kind != "half":
+            self.tls.write(b"x")
+            self.sock.send(self.outgoing.read())
+
+
 class Attackers:
-    """Keeps so many connections of each kind open: one that is closed is opened anew, until `stop`.
+    """Opens so many connections of each kind, and keeps them as long as the sidecar does; with `again_s` they come back so much later."""
 
-    Each is one socket; whether the sidecar has closed it is asked of the kernel, as most of them never read.
-    """
-
-    def __init__(self, port, context, again_s):
+    def __init__(self, port, context, counts, again_s):
         self.port = port
         self.context = context
+        self.counts = counts
         self.again_s = again_s
         self.loop = asyncio.get_running_loop()
-        self.standing = dict.fromkeys(SOURCES, 0)
-        self.ages = {kind: [] for kind in SOURCES}
+        self.all = [Attacker(kind, number) for kind, count in counts.items() for number in range(count)]
+        self.ages = {kind: [] for kind in counts}
         self.answers = {}
-        self.hello = self.client_hello()
+        self.failed = 0
         self.stopped = False
-
-    def client_hello(self):
+        self.held = set()
+        """Ports of attackers whom the sidecar, or the kernel for it, still has something for."""
         out = ssl.MemoryBIO()
         with contextlib.suppress(ssl.SSLWantReadError):
-            self.context.wrap_bio(ssl.MemoryBIO(), out, server_hostname="x").do_handshake()
-        return out.read()
+            context.wrap_bio(ssl.MemoryBIO(), out, server_hostname="x").do_handshake()
+        self.hello = out.read()
 
-    async def connect(self, kind):
+    async def open(self, attacker):
+        kind, number = attacker.kind, attacker.number
         sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.setblocking(False)
-        sock.bind((SOURCES[kind], 0))
         try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.setblocking(False)
+            sock.bind((SOURCES[kind], 0))
             await self.loop.sock_connect(sock, ("127.0.0.1", self.port))
-        except BaseException:
+            if kind == "half":
+                sock.send(self.hello[: number % 3 * len(self.hello) // 2])
+            else:
+                await self.shake(attacker, sock)
+                attacker.tls.write({"reader": GET_BIG, "body": POST, "head": POST[:20]}[kind])
+                sock.send(attacker.outgoing.read())
+        except OSError:
+            self.failed += 1
             sock.close()
-            raise
-        return sock
+        else:
+            attacker.since = self.loop.time()
+            attacker.port = sock.getsockname()[1]
+            attacker.sock = sock
 
-    async def secure(self, sock):
-        """A handshake; returns what encrypts."""
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = self.context.wrap_bio(incoming, outgoing, server_hostname="x")
+    async def shake(self, attacker, sock):
+        incoming, outgoing = attacker.incoming, attacker.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = attacker.tls = self.context.wrap_bio(incoming, outgoing, server_hostname="x")
         while True:
             try:
                 tls.do_handshake()
             except ssl.SSLWantReadError:
-                await self.loop.sock_sendall(sock, outgoing.read())
+                sock.send(outgoing.read())
                 octets = await self.loop.sock_recv(sock, 4096)
                 if not octets:
                     raise ConnectionResetError from None
                 incoming.write(octets)
             else:
-                return tls, incoming, outgoing
+                return
 
-    async def slow(self, kind, number):
-        """One attacker."""
-        first = True
-        while not self.stopped:
-            if not first:
-                await asyncio.sleep(self.again_s * (0.5 + number % 100 / 100))
-            first = False
-            with contextlib.suppress(OSError):
-                sock = await self.connect(kind)
-                try:
-                    await self.attack(kind, number, sock)
-                finally:
-                    sock.close()
+    def over(self, attacker):
+        """The sidecar has closed it."""
+        self.ages[attacker.kind].append(round(self.loop.time() - attacker.since, 2))
+        if attacker.kind in {"body", "head"}:
+            with contextlib.suppress(ssl.SSLError, OSError):
+                attacker.incoming.write(attacker.sock.recv(4096))
+                answer = attacker.tls.read(12).decode()
+                self.answers[answer] = self.answers.get(answer, 0) + 1
+        attacker.sock.close()
+        attacker.sock = None
+        if self.again_s and not self.stopped:
+            self.loop.call_later(self.again_s * (0.5 + random.random()), lambda: asyncio.ensure_future(self.open(attacker)))
 
-    async def attack(self, kind, number, sock):
-        if kind == "half":
-            await self.loop.sock_sendall(sock, self.hello[: number % 3 * len(self.hello) // 2])
-            await self.hold(kind, sock)
-            return
-        tls, incoming, outgoing = await self.secure(sock)
-        tls.write({"reader": GET_BIG, "body": POST, "head": POST[:20]}[kind])
-        await self.loop.sock_sendall(sock, outgoing.read())
-        if kind == "reader":
-            await self.hold(kind, sock, (lambda: sock.recv(1)) if number % 2 else None)
-            return
+    async def beats(self):
+        """Each has its turn once a second, and no two at the same time if that can be."""
+        count = len(self.all)
+        random.shuffle(self.all)
+        begun, turn = self.loop.time(), 0
+        while True:
+            due = int((self.loop.time() - begun) * count)
+            while turn < due:
+                attacker = self.all[turn % count]
+                turn += 1
+                if attacker.sock is not None:
+                    if attacker.port in self.held or self.loop.time() - attacker.since < 2 * LOOK_S:
+                        with contextlib.suppress(OSError):
+                            attacker.beat()
+                    else:
+                        self.over(attacker)
+            await asyncio.sleep(0.002)
 
-        def drip():
-            tls.write(b"x")
-            sock.send(outgoing.read())
-
-        await self.hold(kind, sock, drip)
-        with contextlib.suppress(ssl.SSLError, OSError):
-            incoming.write(sock.recv(4096))
-            answer = tls.read(12).decode()
-            self.answers[answer] = self.answers.get(answer, 0) + 1
-
-    async def hold(self, kind, sock, beat=None):
-        began = self.loop.time()
-        self.standing[kind] += 1
-        try:
-            while sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == bytes([ESTABLISHED]):
-                await asyncio.sleep(1.0)
-                if beat is not None:
-                    with contextlib.suppress(BlockingIOError):
-                        beat()
-        finally:
-            self.standing[kind] -= 1
-            self.ages[kind].append(round(self.loop.time() - began, 2))
+    async def looks(self):
+        """Most of them never read, and would not notice their end: what the kernel has is asked of the kernel."""
+        while True:
+            self.held = {row.remote for row in rows(self.port) if row.state not in FORGOTTEN}
+            await asyncio.sleep(LOOK_S)
 
     async def serve(self):
-        counts = {"reader": READERS, "body": BODIES, "head": HEADS, "half": HALF_OPEN}
-        tasks = []
+        chores = [asyncio.ensure_future(chore) for chore in (self.beats(), self.looks())]
+        hands = asyncio.Semaphore(8)
+
+        async def enter(attacker):
+            async with hands:
+                await self.open(attacker)
+
+        for kind in self.counts:
+            await asyncio.gather(*[enter(attacker) for attacker in self.all if attacker.kind == kind])
+        self.report()
         lines = asyncio.Queue()
-        asyncio.get_running_loop().add_reader(0, lambda: lines.put_nowait(sys.stdin.readline()))
-        for kind, count in counts.items():
-            for number in range(count):
-                tasks.append(asyncio.ensure_future(self.slow(kind, number)))
-                await asyncio.sleep(0.003 if kind == "half" else 0.006)
-        print("standing", flush=True)
+        self.loop.add_reader(0, lambda: lines.put_nowait(sys.stdin.readline()))
         while (line := (await lines.get()).strip()) in {"count", "stop"}:
             if line == "stop":
                 self.stopped = True
-                while any(self.standing.values()):
-                    await asyncio.sleep(0.2)
-            print(json.dumps({"standing": self.standing, "ages": self.ages, "answers": self.answers}), flush=True)
-        for task in tasks:
-            task.cancel()
+                end = self.loop.time() + PATIENCE_S
+                while any(attacker.sock for attacker in self.all) and self.loop.time() < end:  # noqa: ASYNC110 - 3,000 things end it
+                    await asyncio.sleep(0.1)
+            self.report()
+        for chore in chores:
+            chore.cancel()
+
+    def report(self):
+        standing = {kind: sum(a.kind == kind and a.sock is not None for a in self.all) for kind in self.counts}
+        print(json.dumps({"standing": standing, "ages": self.ages, "answers": self.answers, "failed": self.failed}), flush=True)
 
 
-async def attackers(port, certificate, again_s):
-    context = context_of(certificate)
-    await Attackers(int(port), context, float(again_s)).serve()
+async def attackers(port, certificate, counts, again_s):
+    await Attackers(int(port), context_of(certificate), json.loads(counts), float(again_s)).serve()
 
 
 def context_of(certificate):
@@ -224,6 +279,260 @@ def context_of(certificate):
     context.load_cert_chain(certificate + ".pem", certificate + ".key")
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+# --- what is measured -------------------------------------------------------------------------------------------------------
+
+
+class Side:
+    """A sidecar process, seen from outside."""
+
+    def __init__(self, started, folder):
+        self.started = started
+        self.pid = started.pid
+        said = ready(started)
+        self.at = address_of(said["inbound"])
+        self.admin = str(folder / "admin.sock")
+        self.listens = threading.Thread(target=lambda: [None for _ in started.stderr])
+        self.listens.start()
+
+    def cpu_s(self):
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self, key):
+        (line,) = [line for line in Path(f"/proc/{self.pid}/status").read_text().splitlines() if line.startswith(key)]
+        return int(line.split()[1]) * 1024
+
+    def metrics(self):
+        """Name and labels to number."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(self.admin)
+            sock.sendall(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            text = b"".join(iter(lambda: sock.recv(65536), b"")).decode().partition("\r\n\r\n")[2]
+        lines = [line.rpartition(" ") for line in text.splitlines() if line.startswith("flui_")]
+        return {name: float(value) for name, _, value in lines}
+
+    def count(self, family, **labels):
+        """Sum of the inbound listener's series that have these labels."""
+        wanted = [f'{name}="{value}"' for name, value in {"listener": "inbound", **labels}.items()]
+        return sum(value for name, value in self.metrics().items() if name.startswith(family + "{") and all(w in name for w in wanted))
+
+
+class Peer:
+    """The well-behaved one, to one of the sidecars."""
+
+    def __init__(self, side, context):
+        self.side = side
+        self.context = context
+        self.kept = self.connected()
+
+    def connected(self):
+        sock = socket.create_connection((self.side.at.host, self.side.at.port), 30, source_address=(PEER, 0))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self.context.wrap_socket(sock, server_hostname="x")
+
+    def ask(self, connection):
+        connection.sendall(GET)
+        answer = connection.recv(4096)
+        while not answer.endswith(b"ok\n"):
+            more = connection.recv(4096)
+            assert more, answer
+            answer += more
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
+
+    def keeps(self):
+        began = time.perf_counter()
+        self.ask(self.kept)
+        return time.perf_counter() - began
+
+    def comes_anew(self):
+        began = time.perf_counter()
+        with self.connected() as connection:
+            self.ask(connection)
+        return time.perf_counter() - began
+
+
+def p99(times):
+    return sorted(times)[int(len(times) * 0.99)]
+
+
+class Windows:
+    """A peer's p99 to the attacked sidecar and to the quiet one, window by window; both are asked in turn."""
+
+    def __init__(self, what, attacked, quiet, pairs):
+        self.what = what
+        self.peers = (attacked, quiet)
+        self.pairs = pairs
+        self.seen = []
+
+    def measure(self, label, seconds):
+        """Runs whole windows for about so long; the median of what attacked is to quiet."""
+        seen = []
+        spent = [-peer.side.cpu_s() for peer in self.peers]
+        began = time.monotonic()
+        until = began + seconds
+        gc.collect()
+        gc.disable()
+        while time.monotonic() < until:
+            times = ([], [])
+            for number in range(self.pairs):
+                for which in (0, 1) if number % 2 else (1, 0):
+                    times[which].append(getattr(self.peers[which], self.what)())
+            seen.append((p99(times[0]), p99(times[1])))
+        gc.enable()
+        attacked, quiet = (statistics.median(column) * 1000 for column in zip(*seen, strict=True))
+        ratio = statistics.median(a / q for a, q in seen)
+        busy = [(before + peer.side.cpu_s()) / (time.monotonic() - began) for before, peer in zip(spent, self.peers, strict=True)]
+        print(
+            f"{label:6} {self.what:10}: p99 attacked {attacked:.2f} ms, quiet {quiet:.2f} ms, attacked/quiet {ratio:.2f};"
+            f" CPU {busy[0]:.0%} and {busy[1]:.0%} ({len(seen)} windows of 2 x {self.pairs} requests)"
+        )
+        return ratio, busy[0] - busy[1]
+
+
+class Story:
+    """Module, sidecars and attackers, ended with the block."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.mesh = Mesh(folder)
+        self.stack = contextlib.ExitStack()
+        self.certificate = str(write(folder / "caller", "web", self.mesh.ca.leaf("spiffe://shop/web"), self.mesh.ca) / "web")
+        self.context = context_of(self.certificate)
+
+    def __enter__(self):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        assert hard >= 8192, f"{hard} files at most: too few for 3,000 connections and what stands behind them"
+        self.module = self.process(__file__, "module")
+        self.port = int(self.module.stdout.readline())
+        return self
+
+    def __exit__(self, *_):
+        self.stack.close()
+
+    def process(self, *arguments, **more):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, **more}
+        started = subprocess.Popen([sys.executable, *map(str, arguments)], **pipes)
+        self.stack.enter_context(started)
+        self.stack.callback(started.kill)
+        return started
+
+    def sidecar(self, name, app, more):
+        rules = "p, spiffe://shop/web, orders, *, /*\n"
+        leaf = self.mesh.ca.leaf("spiffe://shop/orders")
+        file = self.mesh.prepare("orders", app=app.replace("PORT", str(self.port)), more=more, rules=rules, leaf=leaf)
+        folder = file.parent.rename(self.folder / name)
+        arguments = ("-m", "flui", "run", "-c", folder / file.name, "--admin", folder / "admin.sock")
+        started = self.process(*arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        side = Side(started, folder)
+        self.stack.callback(side.listens.join)
+        self.stack.callback(started.kill)
+        return side
+
+    def peer(self, side):
+        peer = Peer(side, self.context)
+        self.stack.callback(peer.kept.close)
+        return peer
+
+    def attack(self, side, counts, again_s=0.0):
+        self.attackers = self.process(__file__, "attackers", side.at.port, self.certificate, json.dumps(counts), again_s)
+        return json.loads(self.attackers.stdout.readline())
+
+    def told(self, what):
+        self.attackers.stdin.write(what.encode() + b"\n")
+        self.attackers.stdin.flush()
+        return json.loads(self.attackers.stdout.readline())
+
+
+def settled(side, timeout_s=12.0):
+    """Waits until the sidecar has done what the arrival of the attackers gave it to do; says what it spends from then on."""
+    end = time.monotonic() + timeout_s
+    share = 1.0
+    while True:
+        spent, began = side.cpu_s(), time.monotonic()
+        time.sleep(1.5)  # what is measured is a length of time in which nothing is asked
+        last, share = share, (side.cpu_s() - spent) / (time.monotonic() - began)
+        if share > last - 0.05 or time.monotonic() > end:
+            return share
+
+
+def ages(report):
+    for kind, seen in report["ages"].items():
+        print(f"{kind:6}: {len(seen)} closed after {min(seen, default=0):.1f} to {max(seen, default=0):.1f} s")
+    return {kind: (min(seen, default=0.0), max(seen, default=0.0)) for kind, seen in report["ages"].items()}
+
+
+def test_3000_slow_and_half_open_peers_disturb_nobody_and_are_closed_by_their_limits(tmp_path):
+    with Story(tmp_path) as story:
+        more = f"timeouts: {{handshake: {LIMIT_S:g}s, header: {LIMIT_S:g}s, body_idle: {LIMIT_S:g}s}}\nlimits: {{handshakes: 2500}}"
+        app = f"{{url: 'http://127.0.0.1:PORT', timeout: {ANSWER_S:g}s}}"
+        attacked, quiet = (story.sidecar(name, app, more) for name in ("attacked", "quiet"))
+        peers = [story.peer(side) for side in (attacked, quiet)]
+        kept, anew = Windows("keeps", *peers, 500), Windows("comes_anew", *peers, 100)
+        kept.measure("warm", 1)
+        anew.measure("warm", 1)
+        before = [windows.measure("before", 6) for windows in (kept, anew)]
+        resident, open_before = attacked.memory("VmRSS"), attacked.count("flui_connections_open")
+
+        began = time.monotonic()
+        report = story.attack(attacked, COUNTS)
+        print(f"attackers: {report['standing']} after {time.monotonic() - began:.1f} s")
+        assert report["failed"] == 0
+        share = settled(attacked)
+        during = [windows.measure("during", 6) for windows in (kept, anew)]
+        assert story.told("count")["standing"] == COUNTS, "all of them stood while the peer was measured"
+
+        report = story.told("stop")
+        seen = ages(report)
+        assert not any(report["standing"].values()), report["standing"]
+        grown = attacked.memory("VmHWM") - resident
+        print(f"attacked, and nothing else to do: {share:.0%} of a core; {resident / MIB:.0f} MiB before, {grown / MIB:.0f} MiB more")
+        for limit_s, kind in ((LIMIT_S, "half"), (LIMIT_S, "head"), (LIMIT_S, "body"), (ANSWER_S + LIMIT_S, "reader")):
+            assert limit_s - 1 < seen[kind][0] <= seen[kind][1] < limit_s + 5, f"{kind}: closed by its limit, not earlier"
+        assert report["answers"] == {"HTTP/1.1 408": COUNTS["body"] + COUNTS["head"]}
+        assert attacked.count("flui_connections_open") == open_before
+        assert attacked.count("flui_handshakes_refused_total", reason="timeout") == COUNTS["half"]
+        assert attacked.count("flui_faults_total", fault="request_timeout") == COUNTS["body"] + COUNTS["head"]
+        assert attacked.count("flui_faults_total") == COUNTS["body"] + COUNTS["head"] + COUNTS["reader"]
+        assert grown < GROWN
+        for what, (was, alike), (now, apart) in zip(("keeps", "comes_anew"), before, during, strict=True):
+            print(f"{what}: p99 moved by {now / was - 1:+.0%}, {apart - alike:+.1%} of a core")
+            assert now / was < MOVED
+            assert apart - alike < SPENT
+
+
+def test_attackers_who_come_back_are_held_to_the_limits_that_ship(tmp_path):
+    """Nothing is configured; fewer of them, but each that is closed is there again some seconds later."""
+    counts = {"reader": 50, "body": 40, "head": 10, "half": 1_500}
+    with Story(tmp_path) as story:
+        attacked, quiet = (story.sidecar(name, "http://127.0.0.1:PORT", "") for name in ("attacked", "quiet"))
+        peers = [story.peer(side) for side in (attacked, quiet)]
+        kept, anew = Windows("keeps", *peers, 500), Windows("comes_anew", *peers, 100)
+        kept.measure("warm", 1)
+        anew.measure("warm", 1)
+        resident, open_before = attacked.memory("VmRSS"), attacked.count("flui_connections_open")
+        story.attack(attacked, counts, again_s=5.0)
+        half_open = []
+        for windows in (kept, anew, kept, anew):
+            windows.measure("during", 4)
+            half_open.append(sum(row.source == SOURCES["half"] and row.state == ESTABLISHED for row in rows(attacked.at.port)))
+        report = story.told("stop")
+        seen = ages(report)
+        assert not any(report["standing"].values()), report["standing"]
+        grown = attacked.memory("VmHWM") - resident
+        print(f"half-open at a time: {half_open}; {resident / MIB:.0f} MiB before, {grown / MIB:.0f} MiB more; {report['answers']}")
+        assert max(half_open) <= 1_000, "as many handshakes at a time as are allowed"
+        for limit_s, kind in ((10, "half"), (10, "head"), (15, "body"), (15 + 30, "reader")):
+            assert seen[kind][1] < limit_s + 5, kind
+        given_up = attacked.count("flui_connections_refused_total", why="handshakes")
+        late = attacked.count("flui_handshakes_refused_total", reason="timeout")
+        assert given_up > 500
+        assert given_up + late == len(report["ages"]["half"]), "each is counted once, by the one reason or the other"
+        ended = sum(len(report["ages"][kind]) for kind in ("reader", "body", "head"))
+        assert attacked.count("flui_faults_total") == ended
+        assert attacked.count("flui_connections_open") == open_before
+        assert grown < GROWN
 
 
 if __name__ == "__main__":

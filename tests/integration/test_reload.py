@@ -141,7 +141,7 @@ def test_a_bad_configuration_never_becomes_active(tmp_path):
             assert orders.said("reload refused")[-1]["line"] == line
             assert (await mesh.call(orders, GET)).status == 200
         before = len(orders.said("reload refused"))
-        rewrite(orders.file, good.replace("outbound: {address: 127.0.0.1:0}", "outbound: {address: 127.0.0.1:0, authorize: true}"))
+        rewrite(orders.file, good.replace("outbound: {address: 127.0.0.1:0}", "outbound: {address: 127.0.0.2:0}"))
         await until(lambda: len(orders.said("reload refused")) > before, "listeners cannot change")
         assert "restart" in orders.said("reload refused")[-1]["problem"]
         assert (await mesh.call(orders, GET)).status == 200

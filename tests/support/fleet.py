@@ -72,6 +72,8 @@ class Unit:
     """It is ready to serve."""
     up_at: float = 0.0
     """When it became so; monotonic seconds."""
+    waited_s: float = 0.0
+    """Of its start: what it stood in the queue for a core that somebody else had."""
 
 
 @dataclass(eq=False)
@@ -84,12 +86,15 @@ class Kill:
     down_s: float
     up_at: float = 0.0
     """When it was ready to serve again; 0 before."""
+    waited_s: float = 0.0
+    """See `Unit`."""
 
     async def back(self) -> None:
         """Waits until what was killed is ready again."""
         async with asyncio.timeout(READY_S):
             await self.unit.up.wait()
         self.up_at = self.unit.up_at
+        self.waited_s = self.unit.waited_s
 
     @property
     def replica(self) -> str:
@@ -168,6 +173,7 @@ class Fleet:
         unit.process = process
         await self._processes.until_ready({process: unit.ready}, READY_S)
         unit.up_at = time.monotonic()
+        unit.waited_s = _queued_s(process.pid)
         unit.up.set()
 
     async def _supervise(self) -> None:
@@ -232,6 +238,12 @@ class Fleet:
         lines = self.units[unit].logs[1].read_bytes().splitlines()
         found = [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
         return [line for line in found if line["event"] == event]
+
+
+def _queued_s(pid: int) -> float:
+    """Seconds that a process was ready to run and did not, as Linux counts them; 0 where nobody counts."""
+    counts = Path(f"/proc/{pid}/schedstat")
+    return int(counts.read_text().split()[1]) / 1e9 if counts.exists() else 0.0
 
 
 class _Listening:

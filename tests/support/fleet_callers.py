@@ -7,6 +7,7 @@ that id, the octets of its body and a replica: an answer that belongs to another
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -119,7 +120,7 @@ class Traffic:
             return await Caller.to(self.address)
         except OSError:
             self.refused += 1
-            await asyncio.sleep(0.01 + 0.001 * number)  # a caller's own pause between two connects
+            await asyncio.sleep(0.05 + 0.002 * number)  # a caller's own pause between two connects
             return None
 
     async def _ask(self, connection: Caller, asked: Asked, random: Random) -> Answer:
@@ -146,7 +147,9 @@ class Traffic:
         await connection.send(octets[:cut])
         if cut < len(octets):
             await asyncio.sleep(0.01 * random.random())
-            await connection.send(octets[cut:])
+            if not connection.writer.is_closing():  # if it is, an answer may have come before
+                with contextlib.suppress(ConnectionError):
+                    await connection.send(octets[cut:])
         answer = await connection.answer()
         if not answer.complete:
             asked.outcome = CUT

@@ -10,12 +10,15 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from random import Random
+from statistics import median
 
 from support.fleet import Fleet, Kill
 from support.fleet_callers import CUT, IDEMPOTENT, OK, WRONG, Asked, Traffic, outcomes
 
 
-async def storm(fleet: Fleet, victims: Sequence[str], kills: int, random: Random, *, down_s: tuple[float, float], calm_s: tuple[float, float]) -> None:
+async def storm(
+    fleet: Fleet, victims: Sequence[str], kills: int, random: Random, *, down_s: tuple[float, float], calm_s: tuple[float, float]
+) -> None:
     """Kills one process after the other, each at a moment of its own.
 
     Args:
@@ -49,6 +52,7 @@ class Verdict:
         return self.of(IDEMPOTENT)
 
     def failed(self, kinds: frozenset[str]) -> list[Asked]:
+        """Those that were not answered rightly."""
         return [one for one in self.of(kinds) if one.outcome != OK]
 
     @property
@@ -56,6 +60,15 @@ class Verdict:
         """Of the idempotent requests, those that were answered rightly."""
         asked = self.idempotent
         return 1 - len(self.failed(IDEMPOTENT)) / len(asked)
+
+    def failures(self) -> dict[tuple[str, str], int]:
+        """Idempotent requests that failed, by kind and outcome."""
+        return dict(Counter((one.kind, one.outcome) for one in self.failed(IDEMPOTENT)))
+
+    @property
+    def cut_off(self) -> int:
+        """Requests that a kill is known to have hit on their way: begun more than once, failed, or with an answer cut short."""
+        return sum(1 for one in self.asked if self.begun[one.id] > 1 or one.outcome != OK)
 
     @property
     def wrong(self) -> list[Asked]:
@@ -75,6 +88,10 @@ class Verdict:
             max((at - kill.at for at in failed if kill.at <= at < end), default=0.0) for kill, end in zip(self.kills, ends, strict=True)
         ]
 
+    def outages(self) -> list[float]:
+        """After each kill, seconds until the first success of a request that began after it."""
+        return [min(one.ended for one in self.asked if one.outcome == OK and one.began > kill.at) - kill.at for kill in self.kills]
+
     def returns(self) -> list[float]:
         """For each kill after which the replica served before it was hit again: seconds from when it was ready to its first answer."""
         found: list[float] = []
@@ -90,17 +107,19 @@ class Verdict:
         kinds = Counter(kill.unit.kind for kill in self.kills)
         recoveries = sorted(self.recoveries())
         returns = sorted(self.returns())
-        said = [f"{len(self.kills)} kills: {dict(kinds)}"]
+        down = sorted(kill.down_s for kill in self.kills)
+        said = [f"{len(self.kills)} kills: {dict(kinds)}; down for {down[0]:.1f} to {down[-1]:.1f} s and as long as a start takes"]
         for kind in ("GET", "PUT", "KEYED", "POST", "PARTS"):
             asked = self.of(frozenset((kind,)))
             said.append(f"{kind:6} {len(asked):7} asked  {dict(outcomes(asked))}")
         said.append(f"idempotent {len(self.idempotent)} asked, {len(self.failed(IDEMPOTENT))} failed: {self.share:.5%}")
         again = sum(1 for one in self.idempotent if self.begun[one.id] > 1)
         said.append(f"idempotent begun more than once: {again}; POST begun more than once: {len(self.twice)}; wrong: {len(self.wrong)}")
-        if recoveries:
-            said.append(f"recovery: median {recoveries[len(recoveries) // 2]:.3f} s, longest {recoveries[-1]:.3f} s")
+        said.append(f"last failure after a kill: median {median(recoveries):.3f} s, longest {recoveries[-1]:.3f} s")
         if returns:
-            said.append(f"served again after: median {returns[len(returns) // 2]:.3f} s, longest {returns[-1]:.3f} s ({len(returns)})")
+            said.append(
+                f"from ready again to its first answer: median {median(returns):.3f} s, longest {returns[-1]:.3f} s ({len(returns)} kills)"
+            )
         cut = sum(1 for one in self.asked if one.outcome == CUT)
         said.append(f"answers cut short, and seen to be: {cut}; connects refused: {self.refused}")
         return said

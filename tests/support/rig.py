@@ -303,7 +303,7 @@ class Wire:
         for up in self.ups:
             held += len(up._in) + sum(len(o) for o in up._out)
         if self.splice is not None:
-            held += sum(len(e.chunk) for e in self.splice._pending or () if isinstance(e, Data))
+            held += sum(len(e.chunk) for e in self.splice._kept or () if isinstance(e, Data))
         return held
 
 

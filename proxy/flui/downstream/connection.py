@@ -222,7 +222,8 @@ class Downstream(asyncio.BufferedProtocol):
             decide_s = time.perf_counter() - begun
         else:
             relay.hits += 1
-        exchange = Exchange(self, head, decision, now, relay.traced(head.trace, now), self._origin)
+        trace = relay.traced(head.trace, now) if relay.traces or not head.trace else b""
+        exchange = Exchange(self, head, decision, now, trace, self._origin)
         exchange.splice.decide_s = decide_s
         self._exchanges[head.stream] = exchange
         if relay.draining:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flui.downstream.hedge import Hedge
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from flui.downstream.connection import Downstream
 
 _NEVER = float("inf")
+_LEAST_LEFT_S = 0.001
+"""With less before its deadline nothing is begun after a pause; timers ring up to so much early."""
 _SHED = frozenset(fault.value.encode() for fault in SHED)
 
 
@@ -43,7 +46,6 @@ class Exchange:
         "_key",
         "_paid",
         "_pause",
-        "_tried",
         "_wait_s",
         "active_at",
         "deadline",
@@ -51,6 +53,7 @@ class Exchange:
         "held",
         "pool",
         "splice",
+        "tried",
         "up",
     )
 
@@ -65,10 +68,11 @@ class Exchange:
         self.deadline = _NEVER
         """When it must be over; monotonic seconds."""
         self.pool: ClusterPool | None = None
+        self.tried: tuple[Member, ...] = ()
+        """Members that have failed for it, or could not be connected to."""
         self._key = b""
-        self._tried: tuple[Member, ...] = ()
-        self._paid = 0
-        """Tries that were taken from the budget, and are given back at the end."""
+        self._paid = False
+        """The try under way, or about to begin, was taken from the budget, and is to be given back."""
         self._wait_s = 0.0
         self._pause: asyncio.TimerHandle | None = None
         self._hedge: Hedge | None = None
@@ -174,7 +178,12 @@ class Exchange:
                 fault = error.fault
                 if fault is not Fault.CALLER_GONE:
                     self.down.relay.journal_dial(pool.cluster.name, member.endpoint.name, str(error))
+            except BaseException:
+                pool.leave(member)
+                raise
             now = time.monotonic()
+            if now >= self.deadline:
+                self.due(now)  # a loop that was held up may wake us before the alarm: nothing is begun any more
             if self.splice.done:
                 # The caller went, or its deadline passed, while we dialled.
                 if connection is not None:
@@ -190,9 +199,9 @@ class Exchange:
                 self.down.relay.tripped(pool.cluster.name, "pending")
                 self.splice.fail(fault)
                 return
-            self._failed(pool, member, now)
-            self._tried += (member,)
-            following = pool.pick(self._key, self._tried) or pool.resort(self._tried)
+            self.failed(member, now)
+            self.tried += (member,)
+            following = pool.pick(self._key, self.tried) or pool.resort(self.tried)
             if following is None:
                 self.splice.fail(fault)
                 return
@@ -222,11 +231,12 @@ class Exchange:
         """See `splice.Retrier`."""
         forward = self.splice.decision.action
         pool = self.pool
-        if self._hedge is not None and self._hedge.up is not None:
-            self._wait_s = _NEVER
-            return True  # there is a second try already, which now is the only one
         if pool is None or not isinstance(forward, Forward) or not self.splice.can_repeat:
             return False
+        hedge = self._hedge
+        if hedge is not None and hedge.is_on and (head is None or (head.status in forward.retry.statuses and head.refusal not in _SHED)):
+            self._wait_s = _NEVER
+            return True  # there is a second try already, which now is the only one
         now = time.monotonic()
         after: float | None = None
         if head is not None:
@@ -244,20 +254,20 @@ class Exchange:
             shed=head is not None and head.refusal in _SHED,
             after_s=after,
             left_s=self.deadline - now,
-            others=pool.has_untried((*self._tried, self.up.member) if self.up is not None else self._tried),
+            others=pool.has_untried((*self.tried, self.up.member) if self.up is not None else self.tried),
             said=splice.head.attempt,
             held=True,
         )
         if not found.again:
             return False
         meters = self.down.relay.meters
-        if not pool.guard.budget.take(pool.active):
-            meters.count(RETRIES, pool.cluster.name, "over_budget")
-            return False
-        meters.count(RETRIES, pool.cluster.name, "sent")
-        self._paid += 1
+        budget = pool.guard.budget
+        if self._paid:
+            budget.give()  # for the try that has ended
+        self._paid = budget.take(pool.active)
+        meters.count(RETRIES, pool.cluster.name, "sent" if self._paid else "over_budget")
         self._wait_s = found.wait_s
-        return True
+        return self._paid
 
     def repeat(self, now: float) -> None:
         """The try was given up (`again` has said so): its connection goes back, and the next try begins after its pause."""
@@ -269,31 +279,38 @@ class Exchange:
             self.up = None
             if not up.codec.reusable:
                 up.codec.send(Reset(splice.up_stream, Fault.UPSTREAM_RESET))
-            self._tried += (up.member,)
-            self._failed(pool, up.member, now)
+            self.tried += (up.member,)
+            self.failed(up.member, now)
             pool.release(up, now)
         splice.detach()
         if self._wait_s == _NEVER:
             return
         if self._wait_s > 0:
-            self._pause = self.down.relay.loop.call_later(self._wait_s, self._resume)
+            self.pause(self._wait_s, self._next_try)
         else:
             self._next_try(now)
+            self.down.settle(self, now)  # credit for what was sent again, or the end: nobody else would ask for it
 
-    def _resume(self) -> None:
+    def pause(self, seconds: float, then: Callable[[float], None]) -> None:
+        """Calls `then` after so long, with the time, if the exchange still waits; then its time and its sockets are looked after."""
+        self._pause = self.down.relay.loop.call_later(seconds, self._go_on, then)
+
+    def _go_on(self, then: Callable[[float], None]) -> None:
         self._pause = None
         now = time.monotonic()
-        if not self.splice.done:
-            self._next_try(now)
-            self.down.settle(self, now)
-            self.down.pump(now)
+        if now + _LEAST_LEFT_S < self.deadline:
+            then(now)
+        else:
+            self.due(now)
+        self.down.settle(self, now)
+        self.down.pump(now)
 
     def _next_try(self, now: float) -> None:
         pool = self.pool
         assert pool is not None
         if now >= self.deadline:
             return  # `due` is about to say so
-        member = pool.pick(self._key, self._tried) or pool.pick(self._key, ())
+        member = pool.pick(self._key, self.tried) or pool.pick(self._key, ())
         if member is None:
             self.splice.fail(Fault.NO_ENDPOINT)
             return
@@ -303,8 +320,10 @@ class Exchange:
         else:
             self.down.relay.tasks.start(self._dial(member))
 
-    def _failed(self, pool: ClusterPool, member: Member, now: float) -> None:
+    def failed(self, member: Member, now: float) -> None:
         """A try at `member` has failed: too many of them in a row take it out at once."""
+        pool = self.pool
+        assert pool is not None
         vitals = member.vitals
         if vitals.failed_now() >= vitals.strikes:
             pool.fitness.struck(member, now)
@@ -327,7 +346,7 @@ class Exchange:
             splice.fail(Fault.UPSTREAM_TIMEOUT)
             return now
         look = min(self.deadline, self.active_at + forward.idle_timeout_s if forward.idle_timeout_s else _NEVER)
-        if forward.special and not splice.status and self.up is not None:
+        if forward.special and not splice.status:
             look = min(look, self._try_due(forward, now))
         if not splice.request_ended:
             since = now - self._body_checked_at
@@ -343,24 +362,36 @@ class Exchange:
         return look
 
     def _try_due(self, forward: Forward, now: float) -> float:
-        """Begins a second try beside one that is slow, or gives one up that takes too long; says when to look again."""
+        """Begins a second try beside one that is slow, or gives one up that takes too long; says when to look again.
+
+        While no try is under way (one is dialled for, or paused before), it asks to be called again before the next one can be due.
+        """
         splice = self.splice
         retry = forward.retry
+        hedge = self._hedge
+        on_its_way = self.up is not None
         look = _NEVER
-        if retry.hedge_s and self._hedge is None and splice.tries == 1 and splice.retrier is not None and splice.request_ended:
-            look = splice.attached_at + retry.hedge_s
+        if retry.hedge_s and hedge is None and splice.tries < 2 and splice.retrier is not None:
+            look = (splice.attached_at if on_its_way and splice.request_ended else now) + retry.hedge_s
             if now >= look:
-                self._hedge = Hedge(self)
-                self._hedge.start(self._key, now)
                 look = _NEVER
+                hedge = self._hedge = Hedge(self)
+                hedge.start(self._key, now)
         if retry.per_try_s:
-            until = splice.attached_at + retry.per_try_s
-            if now < until:
-                return min(look, until)
-            if splice.retrier is not None and self.again(None):
-                splice.deaf = True
-            else:
-                splice.fail(Fault.UPSTREAM_TIMEOUT)
+            if hedge is not None and hedge.up is not None:
+                until = hedge.begun_at + retry.per_try_s
+                if now >= until:
+                    hedge.late(now)
+                    until = now + retry.per_try_s
+                look = min(look, until)
+            until = (splice.attached_at if self.up is not None else now) + retry.per_try_s
+            if now >= until and not splice.done:
+                if splice.retrier is not None and self.again(None):
+                    splice.deaf = True
+                else:
+                    splice.fail(Fault.UPSTREAM_TIMEOUT)
+                until = now + retry.per_try_s
+            look = min(look, until)
         return look
 
     # The end.
@@ -371,6 +402,7 @@ class Exchange:
         splice = self.splice
         if first is not None:
             assert self.pool is not None
+            self.tried += (first.member,)
             first.member.vitals.unanswered(splice.attached_at, now)
             first.codec.send(Reset(splice.up_stream, Fault.CALLER_GONE))
             self.pool.release(first, now)
@@ -380,9 +412,13 @@ class Exchange:
         splice.adopt(up.codec, hedge.stream, hedge.begun_at)
 
     def lost(self, now: float) -> None:
-        """The second try has failed; if the first has too, that was all."""
-        if self.up is None and not self.splice.done:
-            self.splice.fail(Fault.UPSTREAM_RESET)
+        """The second try has failed; if the first has too, there is one more, or that was all."""
+        splice = self.splice
+        if self.up is None and not splice.done:
+            if splice.retrier is not None and self.again(None):
+                self.repeat(now)
+            else:
+                splice.fail(Fault.UPSTREAM_RESET)
             self.down.settle(self, now)
             self.down.pump(now)
 
@@ -399,7 +435,9 @@ class Exchange:
             if fault is None and splice.status < 500:
                 up.member.vitals.succeeded(splice.first_at - splice.attached_at)
             elif fault is None or fault in ENDPOINT_FAULTS:
-                self._failed(pool, up.member, now)
+                self.failed(up.member, now)
+                if splice.retrier is None:
+                    self._given_up(pool)
             limiter = pool.guard.limiter
             if limiter is not None:
                 limiter.done(now - splice.attached_at, now, fault is None and splice.status < 500)
@@ -408,13 +446,25 @@ class Exchange:
             pool.abandon(self)
             if self._pause is not None:
                 self._pause.cancel()
+        splice.retrier = None  # or the two would hold each other until a collection
         if self._hedge is not None:
             self._hedge.stop(now)
-        while self._paid:
-            self._paid -= 1
+            self._hedge = None
+        if self._paid:
+            self._paid = False
             pool.guard.budget.give()
         if splice.mirror:
-            self.down.relay.extras.mirrors.send(splice, self._key, now)
+            self.down.relay.extras.mirrors.send(splice, self._key)
+
+    def _given_up(self, pool: ClusterPool) -> None:
+        """Counts a failure that was final only because the body had grown too long to be kept."""
+        splice = self.splice
+        forward = splice.decision.action
+        assert isinstance(forward, Forward)
+        retry = forward.retry
+        before_answer = not splice.first_at or splice.status in retry.statuses
+        if before_answer and retry.attempts > 1 and (forward.repeatable or splice.head.repeatable):
+            self.down.relay.meters.count(RETRIES, pool.cluster.name, "given_up")
 
 
 def hash_key(where: HashKey, head: RequestHead, principal: str) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,6 @@ from flui.model.fault import Fault
 from flui.model.resilience import WHOLE_BP, Rate
 from flui.resilience.bucket import Buckets
 from flui.telemetry.families import INJECTED, RATE_LIMITED
-from flui.transport.alarm import Alarm
 from flui.upstream.guard import Refusal
 
 if TYPE_CHECKING:
@@ -56,17 +55,9 @@ class Extras:
             return True
         if inject.delay_s and self._happens(inject.delay_bp):
             self._relay.meters.count(INJECTED, why.route, "delay")
-            Alarm(self._relay.loop, lambda due: self._go_on(exchange, forward, due)).by(now + inject.delay_s, now)
+            exchange.pause(inject.delay_s, partial(_go, exchange, forward))
             return True
         return False
-
-    def _go_on(self, exchange: Exchange, forward: Forward, due: float) -> None:
-        if exchange.splice.done:
-            return
-        now = max(due, time.monotonic())
-        exchange.go(forward, now)
-        exchange.down.settle(exchange, now)
-        exchange.down.pump(now)
 
     def _happens(self, share_bp: int) -> bool:
         return share_bp >= WHOLE_BP or self._random.randrange(WHOLE_BP) < share_bp
@@ -81,3 +72,7 @@ class Extras:
         """Drops what belongs to routes that are gone."""
         for key in [key for key in self._buckets if key[1] not in routes]:
             del self._buckets[key]
+
+
+def _go(exchange: Exchange, forward: Forward, now: float) -> None:
+    exchange.go(forward, now)

@@ -16,7 +16,7 @@ from flui.model.topology import Address
 from flui.transport.secure import Secure
 
 _BACKLOG = 1024
-_ACCEPTS = 64
+_ACCEPTS = 16
 """Connections accepted per wake-up, so that a flood of them leaves time for those already here."""
 
 
@@ -53,8 +53,8 @@ class Acceptor:
         self._accepting = False
         self._stopped = False
         self._handshakes = 0
-        self._opening: dict[Secure, None] = {}
-        """Handshakes under way, the oldest first."""
+        self._opening: dict[Secure, str] = {}
+        """Handshakes under way, and where they come from; the oldest first."""
 
     @property
     def busy(self) -> bool:
@@ -108,57 +108,74 @@ class Acceptor:
             self._gate.relay.journal.error("accept failed", listener=self._gate.listener.name, error=str(error))
             self._pause()
             return False
-        gate = self._gate
-        source = name[0] if gate.listener.tls else ""
-        if source:
-            limits = gate.relay.limits
-            why = gate.sources.refuses(source, limits.connections, limits.connections_per_source)
-            if why:
-                gate.turned_away(why, source)
-                sock.close()
-                return True
-            gate.sources.enter(source)
-            if len(self._opening) >= limits.handshakes:
-                # The one that has waited longest: who means it is done in milliseconds, so it is hardly ever one of those.
-                oldest = next(iter(self._opening))
-                del self._opening[oldest]
-                gate.turned_away("handshakes", "")
-                oldest.abort()
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._handshakes += 1
-        gate.relay.tasks.start(self._open(sock, source))
+        tasks = self._gate.relay.tasks
+        if not self._gate.listener.tls:
+            self._handshakes += 1
+            tasks.start(self._open(sock))
+        elif self._lets_in(name[0]):
+            self._handshakes += 1
+            wire = self._wire(name[0])
+            self._opening[wire] = name[0]
+            tasks.start(self._shake(sock, wire, name[0]))
+        else:
+            sock.close()
         return True
 
-    async def _open(self, sock: socket.socket, source: str) -> None:
+    async def _open(self, sock: socket.socket) -> None:
+        """A caller in plain text: there is nothing to find out about it."""
         gate = self._gate
-        loop = gate.relay.loop
-        accepted = False
-        secure: Secure | None = None
         try:
-            if gate.listener.tls:
-                assert gate.relay.credentials is not None
-                context = gate.relay.credentials.server_context()
-                wire = Secure(gate.protocol(source), context, loop, gate.relay.timeouts.handshake_s, server=True)
-                secure = wire
-                await loop.connect_accepted_socket(lambda: wire, sock)
-                self._opening[wire] = None
-                await wire.established()
-            else:
-                await loop.connect_accepted_socket(gate.protocol, sock)
+            await gate.relay.loop.connect_accepted_socket(gate.protocol, sock)
+        except OSError as error:
+            sock.close()
+            gate.count_refused("aborted", str(error) or type(error).__name__)
+        finally:
+            self._handshakes -= 1
+
+    def _lets_in(self, source: str) -> bool:
+        """Whether a caller from there may try to prove who it is."""
+        gate = self._gate
+        limits = gate.relay.limits
+        why = gate.sources.refuses(source, limits.connections, limits.connections_per_source)
+        if why:
+            gate.turned_away(why, source)
+            return False
+        gate.sources.enter(source)
+        while len(self._opening) >= limits.handshakes:
+            # The one that has waited longest: who means it is done in milliseconds, so it is hardly ever one of those.
+            oldest = next(iter(self._opening))
+            gate.turned_away("handshakes", self._opening.pop(oldest))
+            oldest.abort()
+        return True
+
+    def _wire(self, source: str) -> Secure:
+        gate = self._gate
+        credentials = gate.relay.credentials
+        assert credentials is not None
+        handshake_s = gate.relay.timeouts.handshake_s
+        return Secure(gate.protocol(source), credentials.server_context(), gate.relay.loop, handshake_s, server=True)
+
+    async def _shake(self, sock: socket.socket, wire: Secure, source: str) -> None:
+        """A caller that must prove who it is."""
+        gate = self._gate
+        accepted = False
+        try:
+            await gate.relay.loop.connect_accepted_socket(lambda: wire, sock)
+            await wire.established()
             accepted = True
         except ssl.SSLError as error:
             gate.count_refused(_reason(error), str(error))
         except OSError as error:
-            gate.count_refused("timeout" if isinstance(error, TimeoutError) else "aborted", str(error) or type(error).__name__)
+            if wire in self._opening:  # else it was given up, and is counted
+                gate.count_refused("timeout" if isinstance(error, TimeoutError) else "aborted", str(error) or type(error).__name__)
         finally:
+            self._opening.pop(wire, None)
+            self._handshakes -= 1
             if not accepted:
                 sock.close()
-                if source:
-                    gate.sources.leave(source, proven=False)
-            if secure is not None:
-                self._opening.pop(secure, None)
-            self._handshakes -= 1
+                gate.sources.leave(source, proven=False)
 
 
 def _reason(error: ssl.SSLError) -> str:

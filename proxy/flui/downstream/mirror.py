@@ -47,21 +47,22 @@ class Mirrors:
         if splice.head.length and splice.retrier is None:
             splice.keep(exchange.down.relay.limits.window_octets)
 
-    def send(self, splice: Splice, key: bytes, now: float) -> None:
-        """The exchange is over: its copy begins, if there is all of it and room for it."""
-        cluster = splice.mirror
-        pool = self._relay.pools.by_name.get(cluster)
-        count = self._relay.meters.count
-        if pool is None or not splice.request_ended or not splice.can_repeat or len(self._running) >= AT_ONCE:
-            count(MIRRORED, cluster, "dropped")
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def send(self, splice: Splice, key: bytes) -> None:
+        """The exchange is over: its copy begins once the caller has its answer, if there is all of it and room for it."""
+        relay = self._relay
+        pool = relay.pools.by_name.get(splice.mirror)
+        member: Member | None = None
+        if pool is not None and splice.request_ended and splice.can_repeat and len(self._running) < AT_ONCE:
+            member = pool.pick(key, ()) if pool.active < pool.guard.requests else None
+        if pool is None or member is None:
+            relay.meters.count(MIRRORED, splice.mirror, "dropped")
             return
-        member = pool.pick(key, ())
-        if member is None:
-            count(MIRRORED, cluster, "dropped")
-            return
-        copy = _Copy(self._relay, pool, splice, self._running.discard)
+        copy = _Copy(relay, pool, splice.copy(time.monotonic()), self._running.discard)
         self._running.add(copy)
-        copy.start(member, now)
+        relay.loop.call_soon(copy.start, member)
 
 
 class _Copy:
@@ -78,27 +79,31 @@ class _Copy:
         self._stream = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self, member: Member, now: float) -> None:
+    def start(self, member: Member) -> None:
         """Sends it to `member`, which has been picked."""
         self._timer = self._relay.loop.call_later(PATIENCE_S, self._late)
         connection = self._pool.ready(member)
         if connection is not None:
-            self._send(connection, now)
+            self._send(connection, time.monotonic())
         else:
             self._relay.tasks.start(self._dial(member))
 
     async def _dial(self, member: Member) -> None:
+        connection: Upstream | None = None
         try:
             connection = await self._pool.dial(member, self)
         except DialError:
-            self._pool.leave(member)
-            self._end("failed")
-            return
-        now = time.monotonic()
-        if self._timer is None:
-            self._pool.release(connection, now)
-        else:
-            self._send(connection, now)
+            pass  # counted below, as whatever else it fails for
+        finally:
+            if connection is None:
+                self._pool.leave(member)
+                self._end("failed")
+        if connection is not None:
+            now = time.monotonic()
+            if self._timer is None:
+                self._pool.release(connection, now)
+            else:
+                self._send(connection, now)
 
     def _send(self, connection: Upstream, now: float) -> None:
         splice = self._splice
@@ -121,15 +126,17 @@ class _Copy:
         up = self._up
         if up is None:
             return
-        for event in up.codec.events():
-            if isinstance(event, Data):
-                up.codec.send(Credit(self._stream, len(event.chunk)))
-            elif isinstance(event, End):
-                self._end("answered")
-                return
-            elif isinstance(event, Reset):
-                self._end("failed")
-                return
+        codec = up.codec
+        while events := codec.events():  # credit may let the codec say more at once
+            for event in events:
+                if isinstance(event, Data):
+                    codec.send(Credit(self._stream, len(event.chunk)))
+                elif isinstance(event, End):
+                    self._end("answered")
+                    return
+                elif isinstance(event, Reset):
+                    self._end("failed")
+                    return
         up.flush()
 
     def _late(self) -> None:

@@ -55,6 +55,7 @@ class Relay:
         "snapshot",
         "tasks",
         "timeouts",
+        "traces",
     )
 
     def __init__(
@@ -87,6 +88,8 @@ class Relay:
         self.pressure = Pressure(snapshot.config.overload)
         """How long work waits for the event loop, and what is shed for it."""
         self.sampler = Sampler(None, self.random)
+        self.traces = False
+        """Requests that come sampled get spans of ours."""
         self.extras = Extras(self, self.random)
 
     def traced(self, said: bytes, now: float) -> bytes:

@@ -55,6 +55,8 @@ class Fault(Enum):
     UPSTREAM_REFUSED = "upstream_refused"
     UPSTREAM_IDENTITY = "upstream_identity"
     UPSTREAM_RESET = "upstream_reset"
+    UPSTREAM_UNSENT = "upstream_unsent"
+    """The upstream has proven that it did not look at the request (RFC 9113 8.7): any request may be sent again."""
     UPSTREAM_MALFORMED = "upstream_malformed"
     CONNECT_TIMEOUT = "connect_timeout"
     UPSTREAM_TIMEOUT = "upstream_timeout"
@@ -88,6 +90,7 @@ DIALECTS: Final[dict[Fault, Dialects]] = {
     Fault.UPSTREAM_REFUSED: Dialects(502, "Bad Gateway", 14, 7, 0x10B, 1014),
     Fault.UPSTREAM_IDENTITY: Dialects(502, "Bad Gateway", 14, 7, 0x10B, 1014),
     Fault.UPSTREAM_RESET: Dialects(502, "Bad Gateway", 14, 2, 0x102, 1014),
+    Fault.UPSTREAM_UNSENT: Dialects(503, "Service Unavailable", 14, 7, 0x10B, 1013),
     Fault.UPSTREAM_MALFORMED: Dialects(502, "Bad Gateway", 13, 2, 0x102, 1014),
     Fault.CONNECT_TIMEOUT: Dialects(504, "Gateway Timeout", 14, 7, 0x10B, 1013),
     Fault.UPSTREAM_TIMEOUT: Dialects(504, "Gateway Timeout", 4, 8, 0x10C, 1013),

@@ -5,7 +5,7 @@
                                   └──── `healthy` successes in a row ──▶ WELL
 
 The first result counts at once, whatever the thresholds say, as it does in Envoy. Also as there, an endpoint that joins a
-cluster gets no requests before it: who adds one with a health check calls `Judge.set_healthy(vitals, False, now)` first.
+cluster gets no requests before it: who adds one with a health check calls `Judge.await_check(vitals)` first.
 When nothing is known about anybody, as at the start, the cluster panics, and the route says whether all are used or none.
 
 Sending the request and reading the answer is not done here.
@@ -30,12 +30,18 @@ class Check:
 
     __slots__ = ("_asked", "_rules", "_streak", "changed_at", "well")
 
-    def __init__(self, rules: HealthCheck) -> None:
+    def __init__(self, rules: HealthCheck, well: bool | None = None) -> None:
+        """Nothing has been asked yet.
+
+        Args:
+            rules: How often, and how many results it takes.
+            well: What is known from checks under other rules; None: nothing.
+        """
         self._rules = rules
         self._asked = False
         self._streak = 0
         """Results in a row that disagree with `well`."""
-        self.well: bool | None = None
+        self.well = well
         """None: not known yet."""
         self.changed_at = 0.0
         """When it last became known or other, monotonic seconds."""

@@ -213,7 +213,13 @@ class Limiter:
             else:
                 self._learn(mean, error, answers / (now - self._from), now)
         elif phase == _FIRST:
-            if now - self._from < 3.0 * mean:
+            if self._pressed:
+                # The limit was full, so nobody knows how long the queue was.
+                self._believe(mean)
+                self._rate = answers / (now - self._from)
+                self._phase = _OPEN
+                self._probe(mean, now)
+            elif now - self._from < 3.0 * mean:
                 self._need = answers + _MORE
             else:
                 self._believe(mean)

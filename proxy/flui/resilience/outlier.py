@@ -26,12 +26,13 @@ from typing import Final
 from flui.model.resilience import WHOLE_BP, Outlier
 from flui.resilience.vitals import CAP, NEVER, Standing, Vitals
 
-__all__ = ["CONSECUTIVE", "FAILURES", "SLOW", "UNHEALTHY", "Judge", "Standing", "Vitals"]
+__all__ = ["CONSECUTIVE", "FAILURES", "SLOW", "UNCHECKED", "UNHEALTHY", "Judge", "Standing", "Vitals"]
 
 CONSECUTIVE: Final = "consecutive"
 FAILURES: Final = "failures"
 SLOW: Final = "slow"
 UNHEALTHY: Final = "unhealthy"
+UNCHECKED: Final = "unchecked"
 
 _TRAFFIC: Final = 0.009
 """Part of the cluster's traffic that a returning endpoint gets at first. The less loaded of two gives up to twice as much."""
@@ -122,7 +123,7 @@ class Judge:
                         v.window.fade()
             elif now >= v.until:
                 if v.ill:
-                    v.why = UNHEALTHY
+                    v.why = v.why if v.why == UNCHECKED else UNHEALTHY
                 else:
                     self._bring_back(v, now)
                     changed.append(v)
@@ -174,6 +175,8 @@ class Judge:
             Whether its `out` or `share` changed.
         """
         if healthy is not vitals.ill:
+            if not healthy and vitals.why == UNCHECKED:
+                vitals.why = UNHEALTHY
             return False
         vitals.ill = not healthy
         was_out = vitals.out
@@ -186,6 +189,12 @@ class Judge:
             self._bring_back(vitals, now)
         self._count()
         return vitals.out is not was_out
+
+    def await_check(self, vitals: Vitals) -> None:
+        """Holds back an endpoint that has just joined, until its health check says something (`set_healthy`)."""
+        if not vitals.ill:
+            self.set_healthy(vitals, False, vitals.until)
+            vitals.why = UNCHECKED
 
     def _fold(self, v: Vitals) -> None:
         window = v.window
@@ -308,6 +317,7 @@ class Judge:
         return True
 
     def _eject(self, v: Vitals, why: str, now: float, rules: Outlier) -> None:
+        v.new = False
         v.times += 1
         v.until = now + min(rules.eject_s * v.times, rules.eject_max_s)
         v.why = why

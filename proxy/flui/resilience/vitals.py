@@ -109,7 +109,7 @@ class Vitals:
         # The judge's own.
         self.standing = Standing.WELL
         self.why = ""
-        """Why it is out, or is only returning: `consecutive`, `failures`, `slow`, `unhealthy`; empty when well."""
+        """Why it is out, or is only returning: `consecutive`, `failures`, `slow`, `unhealthy`, `unchecked`; empty when well."""
         self.times = 0
         """Times out in a row; one is forgiven for every `eject_max_s` that it is well."""
         self.since = -inf
@@ -119,7 +119,7 @@ class Vitals:
         self.ill = False
         """Its health check says so."""
         self.new = True
-        """It was never in service at the end of an interval."""
+        """It was neither in service at the end of an interval nor ever taken out for what it answered."""
         self.window = Window()
         self.limit = inf
         """Mean latency from which on it is slow; infinite when there is nobody to compare it with."""

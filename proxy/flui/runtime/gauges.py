@@ -81,15 +81,10 @@ def register(running: Running) -> None:
     if credentials is not None:
         read(CERTIFICATE_EXPIRY, lambda: [(("leaf",), credentials.expires_at)])
     resources.register(meters, running.config.app, running.config.access_log.file)
-    # A rate begins with the second value of its counter: what may come rarely is there from the start.
-    for name, _ in _pools(running):
-        for outcome in ("sent", "over_budget"):
-            meters.count(RETRIES, name, outcome, by=0)
-        for what in ("connections", "pending", "requests"):
-            meters.count(BREAKER_REFUSED, name, what, by=0)
-    for gate in running.gates:
-        for priority in PRIORITY_NAMES:
-            meters.count(SHED, gate.listener.name, priority.decode(), "overload", by=0)
+    # A rate begins with the second value of its counter: what may come rarely is there from the start, with 0.
+    read(RETRIES, lambda: [((name, outcome), 0) for name, _ in _pools(running) for outcome in ("sent", "over_budget")])
+    read(BREAKER_REFUSED, lambda: [((name, what), 0) for name, _ in _pools(running) for what in ("connections", "pending", "requests")])
+    read(SHED, lambda: [((gate.listener.name, name.decode(), "overload"), 0) for gate in running.gates for name in PRIORITY_NAMES])
 
 
 def _pools(running: Running) -> Iterator[tuple[str, ClusterPool]]:

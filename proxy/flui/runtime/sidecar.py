@@ -211,6 +211,7 @@ class Running:
             ConfigError: What sends them is not installed.
         """
         self.relay.sampler.replace(tracing)
+        self.relay.traces = tracing is not None
         old = self.exporter
         self.exporter = self.relay.recorder.spans = None
         if tracing is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flui.model.topology import KeySource
 from flui.runtime.admin import Handler, Query, Reply, as_json, as_text, tap_page
 from flui.telemetry.exposition import CONTENT_TYPE, page
+from flui.telemetry.redact import redactor
 
 if TYPE_CHECKING:
     from flui.runtime.sidecar import Running
@@ -39,6 +40,8 @@ def _ready(running: Running) -> Reply:
 
 
 def _flows(running: Running, query: Query) -> Reply:
+    """Paths are shown as the access log shows them: who may read this page need not be allowed to tap."""
+    hides = redactor(running.relay.snapshot.config.access_log.redact)
     wanted = query.values.get("principal", "")
     shown: list[dict[str, object]] = []
     for (listener, principal, method, host, path, _), decision in running.relay.snapshot.flows.items():
@@ -51,7 +54,7 @@ def _flows(running: Running, query: Query) -> Reply:
                 "principal": principal,
                 "method": method,
                 "host": host,
-                "path": path,
+                "path": path if hides is None else hides.path(path),
                 "action": type(action).__name__.lower(),
                 "fault": getattr(getattr(action, "fault", None), "value", ""),
                 "to": ",".join(target.cluster for target in getattr(action, "targets", ())),

@@ -26,14 +26,14 @@ class Alarm:
             callback: Called with monotonic seconds; the alarm is silent again then.
         """
         self._loop = loop
-        self._callback = callback
+        self._callback: Callable[[float], None] | None = callback
         self._handle: asyncio.TimerHandle | None = None
         self.rings_at = _NEVER
         """Monotonic seconds; whoever has a later deadline need not say so."""
 
     def by(self, at: float, now: float) -> None:
         """Rings at `at` at the latest."""
-        if at < self.rings_at:
+        if at < self.rings_at and self._callback is not None:
             if self._handle is not None:
                 self._handle.cancel()
             self.rings_at = at
@@ -42,11 +42,13 @@ class Alarm:
     def _ring(self, due: float) -> None:
         self._handle = None
         self.rings_at = _NEVER
-        self._callback(due)
+        if self._callback is not None:
+            self._callback(due)
 
     def stop(self) -> None:
-        """Silences it."""
+        """Silences it for good. It lets go of its owner, so that both can be freed at once, and not by a collection some day."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+        self._callback = None
         self.rings_at = _NEVER

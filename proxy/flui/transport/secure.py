@@ -7,12 +7,19 @@ It takes the place of the event loop's own TLS, which asks OpenSSL for more afte
 `SSLWantReadError`: an exception per request and side, and as dear as decrypting it. Here what is left is looked up first.
 It also has fixed bounds: what waits to be decrypted is one read of the socket, what waits to be sent is what the
 socket's own limits say. An end without close_notify is an error, not an end (RFC 8446 6.1).
+
+A caller costs next to nothing until it has said a whole first record: OpenSSL, and its 40 KiB, come in only then, so that
+connections that say nothing, or half a ClientHello, are cheap to keep for as long as they may (threats C8, C9). What is over
+lets go of whoever speaks above and of its own failure: those rings would stay in memory until a full collection, which is rare.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
+import sys
 from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
@@ -20,12 +27,22 @@ from flui.transport.inbox import INBOX
 from flui.transport.tls import Context
 
 _READ: Final = len(INBOX)
-_SHAKING: Final = 0
-_OPEN: Final = 1
-_OVER: Final = 2
+_NEW: Final = 0
+_GREETING: Final = 1
+_SHAKING: Final = 2
+_OPEN: Final = 3
+_OVER: Final = 4
 
 _RECORD: Final = 16 * 1024
 """Octets of one TLS record at most (RFC 8446 5.1), and so of one SSL_read."""
+_HEADER: Final = 5
+"""Octets before a record's content: type, version, length (RFC 8446 5.1)."""
+_HANDSHAKE: Final = 22
+"""The type of a record that begins a handshake."""
+_AT_ONCE: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER: closing drops what is not sent, and resets the peer."""
+_UNREAD_MS: Final = 30_000
+"""How long a peer may leave unread what was sent before `close`; without it the kernel keeps that, megabytes, for many minutes."""
 
 
 class Above(Protocol):
@@ -50,18 +67,49 @@ class Above(Protocol):
         """The socket takes octets again."""
 
 
+class _Nobody:
+    """Stands above a connection that is over."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Too late."""
+
+    def received(self, data: bytes) -> None:
+        """Too late."""
+
+    def eof_received(self) -> bool | None:
+        """Too late."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Told already."""
+
+    def pause_writing(self) -> None:
+        """Too late."""
+
+    def resume_writing(self) -> None:
+        """Too late."""
+
+
+_NOBODY: Final = _Nobody()
+
+
 class Secure(asyncio.BufferedProtocol):
     """One TLS connection: the socket's protocol, and the transport of who speaks above."""
 
     __slots__ = (
         "_above",
         "_closing",
+        "_context",
         "_done",
+        "_failure",
+        "_first",
         "_handshake_s",
         "_incoming",
         "_loop",
         "_outgoing",
         "_paused",
+        "_server",
         "_ssl",
         "_state",
         "_tcp",
@@ -80,26 +128,37 @@ class Secure(asyncio.BufferedProtocol):
         """
         self._above = above
         self._loop = loop
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
+        self._context = context
+        self._server = server
+        self._incoming: ssl.MemoryBIO
+        self._outgoing: ssl.MemoryBIO
+        self._ssl: ssl.SSLObject
+        self._first = b""
+        """What a caller has said of its first record."""
         self._done: asyncio.Future[None] = loop.create_future()
+        self._failure: BaseException | None = None
         self._handshake_s = handshake_s
         self._timer: asyncio.TimerHandle
-        self._state = _SHAKING
+        self._state = _NEW
         self._tcp: asyncio.Transport
         self._paused = False
         self._closing = False
 
     async def established(self) -> None:
-        """Waits for the end of the handshake. Cancelled, the connection is left as it is.
+        """Waits for the end of the handshake; asked once. Cancelled, the connection is left as it is.
 
         Raises:
             ssl.SSLError: it failed.
             TimeoutError: it took too long.
-            ConnectionError: the peer went away meanwhile.
+            ConnectionError: the peer went away meanwhile, or `abort` gave it up.
         """
-        await asyncio.shield(self._done)
+        await self._done
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # or the error would hold this frame, and this frame the error
 
     # The socket's side.
 
@@ -107,7 +166,13 @@ class Secure(asyncio.BufferedProtocol):
         """The socket is connected."""
         self._tcp = cast("asyncio.Transport", transport)
         self._timer = self._loop.call_later(self._handshake_s, self._late)
-        self._shake()
+        if self._closing:
+            self._fail(ConnectionAbortedError("given up before it began"))
+        elif self._server:
+            self._state = _GREETING
+        else:
+            self._engage()
+            self._shake()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where records go."""
@@ -116,26 +181,39 @@ class Secure(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Records, cut anywhere."""
-        self._incoming.write(INBOX[:nbytes])
-        if self._state == _OPEN or (self._state == _SHAKING and self._shake()):
+        if self._state == _GREETING:
+            if not self._greeted(bytes(INBOX[:nbytes])):
+                return
+        elif self._state == _OVER:
+            return
+        else:
+            self._incoming.write(INBOX[:nbytes])
+        if self._state == _OPEN or self._shake():
             self._decrypt()
 
     def eof_received(self) -> bool:
         """The socket ended without close_notify, or after it."""
-        self._incoming.write_eof()
-        if self._state == _SHAKING:
+        if self._state < _OPEN:
             self._fail(ConnectionResetError("the peer ended the connection during the handshake"))
         elif self._state == _OPEN and not self._closing:
+            self._incoming.write_eof()
             self._decrypt()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
-        if self._state == _SHAKING:
+        if self._state < _OPEN:
             self._fail(exc or ConnectionResetError("the connection was lost during the handshake"))
         elif self._state == _OPEN:
-            self._state = _OVER
-            self._above.connection_lost(None if self._closing else exc)
+            self._over(None if self._closing else exc)
+
+    def _over(self, exc: Exception | None) -> None:
+        """Tells whoever speaks above, and knows them no more."""
+        self._state = _OVER
+        self._closing = True
+        above = self._above
+        self._above = _NOBODY
+        above.connection_lost(exc)
 
     def pause_writing(self) -> None:
         """The socket's write buffer is above its mark."""
@@ -148,6 +226,24 @@ class Secure(asyncio.BufferedProtocol):
             self._above.resume_writing()
 
     # The handshake.
+
+    def _greeted(self, octets: bytes) -> bool:
+        """Whether a caller has said a first record, or what cannot become one; OpenSSL has it then."""
+        first = self._first + octets
+        size = len(first)
+        if first[0] == _HANDSHAKE and (size < _HEADER or size < _HEADER + int.from_bytes(first[3:_HEADER]) <= _HEADER + _RECORD):
+            self._first = first
+            return False
+        self._first = b""
+        self._engage()
+        self._incoming.write(first)
+        return True
+
+    def _engage(self) -> None:
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._ssl = self._context.wrap_bio(self._incoming, self._outgoing, server_side=self._server)
+        self._state = _SHAKING
 
     def _shake(self) -> bool:
         """Goes on with the handshake; True when it is done."""
@@ -176,9 +272,10 @@ class Secure(asyncio.BufferedProtocol):
         self._timer.cancel()
         self._state = _OVER
         self._closing = True
+        self._above = _NOBODY
         if not self._done.done():
-            self._done.set_exception(error)
-            self._done.exception()  # it may be that nobody waits for it
+            self._failure = error
+            self._done.set_result(None)
         self._tcp.close()
 
     # Octets.
@@ -224,9 +321,7 @@ class Secure(asyncio.BufferedProtocol):
         """A record that is not the peer's, or an end without close_notify: nothing after it can be trusted."""
         if not isinstance(error, ssl.SSLEOFError):
             self._send()  # the alert that tells the peer what was wrong; one that is gone needs none
-        self._closing = True
-        self._state = _OVER
-        self._above.connection_lost(ConnectionResetError(f"TLS: {error.reason or error}"))
+        self._over(ConnectionResetError(f"TLS: {error.reason or error}"))
         self._tcp.abort()
 
     def _send(self) -> None:
@@ -274,12 +369,26 @@ class Secure(asyncio.BufferedProtocol):
         with suppress(ssl.SSLError):  # it waits for the peer's close_notify; we do not (RFC 8446 6.1)
             self._ssl.unwrap()
         self._send()
+        if sys.platform == "linux":
+            self._option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
         self._tcp.close()
 
     def abort(self) -> None:
-        """Closes the socket now; what is not written is lost, and the peer can tell."""
+        """Closes the socket now; what is not written is lost, and the peer can tell.
+
+        It is reset: the kernel would else keep what a peer does not read, and the connection, for minutes after we forgot it.
+        """
         self._closing = True
+        if self._state == _NEW:
+            return
+        if self._state < _OPEN:
+            self._fail(ConnectionAbortedError("given up before the handshake was done"))
+        self._option(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self._tcp.abort()
+
+    def _option(self, level: int, name: int, value: int | bytes) -> None:
+        with suppress(OSError, ValueError):  # the socket is closed already, or is no TCP
+            self._tcp.get_extra_info("socket").setsockopt(level, name, value)
 
     def is_closing(self) -> bool:
         """Whether it was closed from this side, or is broken."""

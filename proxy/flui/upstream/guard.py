@@ -5,11 +5,12 @@ Everything that is refused here was never sent: it is answered at once, and says
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from flui.model.fault import Fault
 from flui.model.topology import Cluster
-from flui.resilience.bucket import Buckets
+from flui.resilience.bucket import Rates
 from flui.resilience.budget import RetryBudget
 from flui.resilience.limiter import Limiter
 
@@ -34,24 +35,24 @@ class Guard:
         self._cluster = cluster
         self.budget = RetryBudget(cluster.budget)
         self.limiter = Limiter(cluster.concurrency) if cluster.concurrency is not None else None
-        self._rates = [Buckets(rate) for rate in cluster.rates]
+        self._rates = Rates(cluster.rates)
         self.requests = cluster.breaker.requests
         """Requests in flight at most."""
-        self.is_busy = self.limiter is not None or bool(self._rates)
+        self.is_busy = self.limiter is not None or bool(cluster.rates)
         """Each request must be asked about, not only those past `requests`."""
 
     def update(self, cluster: Cluster) -> None:
-        """Takes up other rules; what is already learnt and spent under rules that stay is kept."""
+        """Takes up other rules; what is learnt under rules that stay is kept, and what is spent stays spent."""
         before = self._cluster
         self._cluster = cluster
         if cluster.concurrency != before.concurrency:
             self.limiter = Limiter(cluster.concurrency) if cluster.concurrency is not None else None
         if cluster.rates != before.rates:
-            self._rates = [Buckets(rate) for rate in cluster.rates]
+            self._rates.retune(cluster.rates, time.monotonic())
         if cluster.budget != before.budget:
             self.budget.retune(cluster.budget)
         self.requests = cluster.breaker.requests
-        self.is_busy = self.limiter is not None or bool(self._rates)
+        self.is_busy = self.limiter is not None or bool(cluster.rates)
 
     def refuses(self, active: int, priority: int, principal: str, now: float) -> Refusal | None:
         """Whether a request must not be sent now; None: it may.
@@ -67,8 +68,8 @@ class Guard:
         limiter = self.limiter
         if limiter is not None and not limiter.admit(active, priority):
             return Refusal(Fault.OVERLOADED, what="concurrency")
-        for buckets in self._rates:
-            wait_s = buckets.take(principal, now)
+        if self._rates:
+            wait_s = self._rates.take(principal, now)
             if wait_s > 0:
                 return Refusal(Fault.RATE_LIMITED, wait_s, "rate")
         return None

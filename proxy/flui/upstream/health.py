@@ -23,13 +23,11 @@ from flui.upstream.pool import ClusterPool
 from flui.upstream.pools import Pools
 
 _LIMITS = Limits()
-_LOOK_S = 0.5
-"""How soon another membership is seen."""
 _AGENT = field(b"user-agent", b"flui-health")
 
 
 class Health:
-    """The checks of every cluster that asks for them; they begin and end with its rules."""
+    """The checks of every cluster that asks for them; they begin and end with its rules and its members."""
 
     __slots__ = ("_credentials", "_meters", "_pools", "_random", "_running", "_tasks")
 
@@ -39,72 +37,83 @@ class Health:
         self._credentials = credentials
         self._meters = meters
         self._random = Random(os.urandom(16))  # noqa: S311 - spreading checks over time
-        self._running: dict[ClusterPool, HealthCheck] = {}
+        self._running: dict[tuple[ClusterPool, Member], _Watch] = {}
+
+    def __len__(self) -> int:
+        """Endpoints that are being asked."""
+        return len(self._running)
 
     def tick(self) -> None:
-        """Begins what is asked for and does not run yet."""
+        """Begins what is asked for and does not run yet, and ends what is asked for no longer.
+
+        An endpoint whose rules change is asked under the new ones, and what was known of it stays known meanwhile.
+        """
+        wanted: dict[tuple[ClusterPool, Member], HealthCheck] = {}
         for pool in self._pools.by_name.values():
             rules = pool.cluster.health
-            if rules is not None and self._running.get(pool) != rules:
-                self._running[pool] = rules
-                self._tasks.start(self._check(pool, rules))
+            if rules is not None:
+                for member in pool.members.values():
+                    wanted[pool, member] = rules
+        known: dict[tuple[ClusterPool, Member], bool | None] = {}
+        for key, watch in list(self._running.items()):
+            if wanted.get(key) != watch.rules or watch.task is None or watch.task.done():
+                known[key] = watch.check.well
+                del self._running[key]
+                if watch.task is not None:
+                    watch.task.cancel()
+        for key, rules in wanted.items():
+            if key not in self._running:
+                pool, member = key
+                watch = _Watch(pool, member, rules, known.get(key), self._credentials, self._meters, self._random)
+                self._running[key] = watch
+                watch.task = self._tasks.start(watch.run())
 
-    async def _check(self, pool: ClusterPool, rules: HealthCheck) -> None:
-        try:
-            await _Cluster(pool, rules, self._credentials, self._meters, self._random).run()
-        finally:
-            if self._running.get(pool) == rules:
-                del self._running[pool]
 
+class _Watch:
+    """The checks of one endpoint under one rule."""
 
-class _Cluster:
-    """The checks of one cluster under one rule."""
+    __slots__ = ("_credentials", "_member", "_meters", "_pool", "_random", "check", "rules", "task")
 
-    __slots__ = ("_credentials", "_meters", "_pool", "_random", "_rules")
-
-    def __init__(self, pool: ClusterPool, rules: HealthCheck, credentials: Credentials | None, meters: Meters, random: Random) -> None:
-        self._pool = pool
-        self._rules = rules
+    def __init__(
+        self,
+        pool: ClusterPool,
+        member: Member,
+        rules: HealthCheck,
+        known: bool | None,
+        credentials: Credentials | None,
+        meters: Meters,
+        random: Random,
+    ) -> None:
+        self.rules = rules
+        self.check = Check(rules, known)
+        self.task: asyncio.Task[None] | None = None
         self._credentials = credentials
+        self._member = member
         self._meters = meters
+        self._pool = pool
         self._random = random
 
     async def run(self) -> None:
-        """Checks until the cluster has another rule or no endpoints any more, or until cancelled."""
-        pool = self._pool
-        tasks: dict[Member, asyncio.Task[None]] = {}
-        async with asyncio.TaskGroup() as group:
-            while pool.cluster.health == self._rules and pool.members:
-                members = set(pool.members.values())
-                for member in members - tasks.keys():
-                    pool.fitness.well(member, healthy=False, now=time.monotonic())
-                    tasks[member] = group.create_task(self._watch(member))
-                for member in tasks.keys() - members:
-                    tasks.pop(member).cancel()
-                await asyncio.sleep(min(_LOOK_S, self._rules.interval_s))
-            for member, task in tasks.items():
-                task.cancel()
-                pool.fitness.well(member, healthy=True, now=time.monotonic())
-
-    async def _watch(self, member: Member) -> None:
-        check = Check(self._rules)
+        """Checks until cancelled."""
         begun = time.monotonic()
         while True:
-            await asyncio.sleep(max(0.0, check.next_at(begun, self._random) - time.monotonic()))
+            await asyncio.sleep(max(0.0, self.check.next_at(begun, self._random) - time.monotonic()))
             begun = time.monotonic()
-            well = await self._ask(member)
-            self._meters.count(HEALTH_CHECKS, self._pool.cluster.name, member.endpoint.name, "well" if well else "ill")
+            well = await self._ask()
+            self._meters.count(HEALTH_CHECKS, self._pool.cluster.name, self._member.endpoint.name, "well" if well else "ill")
             now = time.monotonic()
-            changed = check.result(well, now)
+            changed = self.check.result(well, now)
             if changed is not None:
-                self._pool.fitness.well(member, changed, now)
+                self._pool.fitness.well(self._member, changed, now)
 
-    async def _ask(self, member: Member) -> bool:
+    async def _ask(self) -> bool:
         """One check: whether an answer that means well came in time."""
-        rules = self._rules
+        rules = self.rules
         try:
             async with asyncio.timeout(rules.timeout_s):
-                connection = await connect(_Nobody(), member, self._pool.cluster, self._credentials, _LIMITS, connect_s=rules.timeout_s)
+                connection = await connect(
+                    _Nobody(), self._member, self._pool.cluster, self._credentials, _LIMITS, connect_s=rules.timeout_s
+                )
                 question = _Question(connection)
                 try:
                     return means_well(await question.ask(rules.path, self._pool.cluster.name), rules)

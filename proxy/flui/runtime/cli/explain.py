@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import dataclass, fields
 from urllib.parse import urlsplit
 
 import click
@@ -17,11 +18,14 @@ from flui.model.decision import Decision, Forward, Reply
 from flui.model.events import RequestHead
 from flui.model.fault import DIALECTS
 from flui.model.fields import classified
-from flui.model.topology import Cluster
+from flui.model.resilience import WHOLE_BP
+from flui.model.topology import Cluster, Match, Policy, Target
 from flui.policy.base import Request
 from flui.policy.explain import explain as explain_policy
 from flui.policy.index import Index
 from flui.routing.pick import Member, picker
+from flui.runtime.admin import plain
+from flui.runtime.cli import _words
 from flui.runtime.cli.run import fail, load, sidecar_flags
 from flui.runtime.configfile import resolve
 from flui.runtime.sources import policy_of
@@ -47,7 +51,11 @@ def explain(
     config: str | None,
     **flags: str | None,
 ) -> None:
-    """Say what would be decided for a request, and why: listener, route, policy rule, cluster, pick, limits."""
+    """Say what would be decided for a request, and why: listener, route, policy rule, cluster, pick, limits.
+
+    Everything that the decision carries is said: how the traffic is split, what is tried again, copied, delayed or refused on purpose,
+    and what the cluster bears.
+    """
     if config is None and flags["service"] is None:
         raise click.UsageError("name a configuration file (-c FILE) or a service (--service NAME)")
     try:
@@ -67,25 +75,47 @@ def explain(
         raise click.UsageError("say who asks: --as spiffe://TRUST-DOMAIN/NAME")
     head = _head(method, where.netloc, where.path or "/", where.query, headers)
     fault = validate(head)
+    told: list[_words.Line]
+    shown: dict[str, object]
     if fault is not None:
-        told: dict[str, object] = {"action": "reply", "status": DIALECTS[fault].http, "fault": fault.value, "why": "malformed"}
+        shown = {"action": "reply", "status": DIALECTS[fault].http, "fault": fault.value, "why": "malformed"}
+        told = [(name, str(value)) for name, value in shown.items()]
     else:
         decision = decide(snapshot.facts(listener, asking, head), snapshot, 0.0)
-        told = _told(decision, snapshot, head, asking)
-        if isinstance(decision.action, Reply) and isinstance(policy, Index):
+        shown = _why(decision)
+        told = [(name, str(value)) for name, value in shown.items()]
+        action = decision.action
+        if isinstance(action, Forward):
+            match = _match(snapshot, decision)
+            ways = [_way(target, snapshot.clusters[target.cluster], action, head, asking) for target in action.targets]
+            shown["match"] = plain(match)
+            shown |= {name.name: plain(getattr(action, name.name), name.name) for name in fields(action) if name.name != "special"}
+            shown["largest_body_octets"] = snapshot.config.limits.body_octets
+            shown["clusters"] = [way.shown() for way in ways]
+            told += [("matches", _words.matched(match) if match is not None else f"the name of {decision.why.service}")]
+            told += [("split", _words.split(action.targets))] if len(action.targets) > 1 else []
+            told += _words.forward(action)
+            told += [("largest body", f"{snapshot.config.limits.body_octets} octets" if snapshot.config.limits.body_octets else "no limit")]
+            for way in ways:
+                told += way.told()
+        elif isinstance(policy, Index):
             request = Request(asking, decision.why.service, method, head.path.decode())
             nearest = explain_policy(policy, request).nearest
             if nearest is not None:
-                told["nearest rule that would allow"] = f"{nearest.rule.place}: {nearest.rule}"
                 changes = "; ".join(difference.change for difference in nearest.differences)
-                told["differs in"] = changes or "nothing: a deny rule stands against it"
+                near = {
+                    "nearest rule that would allow": f"{nearest.rule.place}: {nearest.rule}",
+                    "differs in": changes or "nothing: a deny rule stands against it",
+                }
+                shown |= near
+                told += near.items()
     if as_json:
-        click.echo(json.dumps(told, indent=2))
+        click.echo(json.dumps(shown, indent=2))
         return
-    width = max(len(name) for name in told)
-    for name, value in told.items():
-        colour = {"forward": "green", "reply": "red"}.get(str(value)) if name == "action" else None
-        click.echo(f"{name:<{width}}  {click.style(str(value), fg=colour) if colour else value}")
+    width = max(len(name) for name, _ in told)
+    for name, value in told:
+        colour = {"forward": "green", "reply": "red"}.get(value) if name == "action" else None
+        click.echo(f"{name:<{width}}  {click.style(value, fg=colour) if colour else value}")
 
 
 def _domain(principal: str | None) -> str:
@@ -108,10 +138,10 @@ def _head(method: str, authority: str, path: str, query: str, headers: tuple[str
     return RequestHead(1, method.encode(), b"http", authority.encode(), path.encode(), question, fields, 0)
 
 
-def _told(decision: Decision, snapshot: Snapshot, head: RequestHead, asking: str) -> dict[str, object]:
+def _why(decision: Decision) -> dict[str, object]:
     why = decision.why
     action = decision.action
-    told: dict[str, object] = {
+    shown: dict[str, object] = {
         "action": "forward" if isinstance(action, Forward) else "reply",
         "listener": why.listener,
         "principal": why.principal,
@@ -120,29 +150,57 @@ def _told(decision: Decision, snapshot: Snapshot, head: RequestHead, asking: str
         "rule": why.rule,
     }
     if isinstance(action, Reply):
-        return told | {"status": DIALECTS[action.fault].http, "fault": action.fault.value}
-    for target in action.targets:
-        cluster = snapshot.clusters.get(target.cluster)
-        share = f" ({target.weight} of {sum(each.weight for each in action.targets)})" if len(action.targets) > 1 else ""
-        told[f"cluster{share}"] = target.cluster
-        if cluster is not None:
-            told |= _pick(cluster, action, head, asking)
-    told["adds"] = ", ".join(f"{field.name.decode()}: {field.value.decode()}" for field in action.add) or "nothing"
-    told["timeout"] = f"{action.timeout_s:g} s" if action.timeout_s else "none"
-    told["idle timeout"] = f"{action.idle_timeout_s:g} s" if action.idle_timeout_s else "none"
-    told["largest body"] = f"{snapshot.config.limits.body_octets} octets" if snapshot.config.limits.body_octets else "no limit"
-    return told
+        shown |= {"status": DIALECTS[action.fault].http, "fault": action.fault.value}
+    return shown
 
 
-def _pick(cluster: Cluster, action: Forward, head: RequestHead, asking: str) -> dict[str, object]:
-    key = hash_key(action.key or cluster.balance.key, head, asking)
+def _match(snapshot: Snapshot, decision: Decision) -> Match | None:
+    """What the route asked for; None: it is the service's name that leads there."""
+    config = snapshot.config
+    routes = (*config.app_routes, config.app_route) if decision.why.listener == INBOUND else config.routes
+    return next((route.match for route in routes if route.name == decision.why.route), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One cluster that the request may go to."""
+
+    target: Target
+    cluster: Cluster
+    key: str
+    pick: str
+
+    def shown(self) -> dict[str, object]:
+        """As JSON says it."""
+        cluster = {
+            name.name: plain(getattr(self.cluster, name.name)) for name in fields(self.cluster) if name.name not in {"name", "local"}
+        }
+        return {"cluster": self.target.cluster, "weight": self.target.weight, "key": self.key, "pick": self.pick, **cluster}
+
+    def _balance(self) -> str:
+        balance = self.cluster.balance
+        if balance.policy is not Policy.RING:
+            return str(balance.policy.value)
+        bound = f"at most {_words.share(WHOLE_BP + balance.excess_bp)} of the mean load"
+        return f"ring, key {self.key or 'none: the less loaded of two'}, {bound}"
+
+    def told(self) -> list[_words.Line]:
+        """As people read it."""
+        lines = [
+            ("identity", self.cluster.identity or "none (plain text)"),
+            ("balance", self._balance()),
+            ("pick", self.pick),
+            *_words.cluster(self.cluster),
+        ]
+        return [("cluster", self.target.cluster), *((f"  {name}", value) for name, value in lines)]
+
+
+def _way(target: Target, cluster: Cluster, action: Forward, head: RequestHead, asking: str) -> _Way:
+    ring = cluster.balance.policy is Policy.RING
+    key = hash_key(action.key or cluster.balance.key, head, asking) if ring else b""
     members = [Member(endpoint) for endpoint in cluster.endpoints]
     picked = picker(cluster, members, random.Random(0)).pick(key, ()) if members else None  # noqa: S311 - shows one possible pick
-    keyed = cluster.balance.policy.value == "ring" and bool(key)
-    return {
-        "identity": cluster.identity or "none (plain text)",
-        "balance": f"{cluster.balance.policy.value}, key {key.decode('ascii', 'backslashreplace') or 'none'}",
-        "pick": (f"{picked.endpoint.name} at {picked.endpoint.address}" if keyed or len(members) == 1 else f"one of {len(members)}")
-        if picked is not None
-        else "no endpoint",
-    }
+    pick = "no endpoint"
+    if picked is not None:
+        pick = f"{picked.endpoint.name} at {picked.endpoint.address}" if key or len(members) == 1 else f"one of {len(members)}"
+    return _Way(target, cluster, key.decode("ascii", "backslashreplace"), pick)
