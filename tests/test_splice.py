@@ -278,7 +278,6 @@ def test_an_answer_tells_nothing_of_the_inside():
         b"content-type": b"application/problem+json",
         b"cache-control": b"no-store",
         b"content-length": b"%d" % octets,
-        b"flui-fault": b"overloaded",
         b"retry-after": b"1",
     }
     assert json.loads(told[1][2]) == {

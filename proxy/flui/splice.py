@@ -19,14 +19,14 @@ from flui.codecs.base import Events
 from flui.codecs.validate import connection_options
 from flui.model.decision import Decision, Forward
 from flui.model.events import Credit, Data, End, Event, RequestHead, Reset, ResponseHead
-from flui.model.fault import DIALECTS, SHED, Fault
+from flui.model.fault import DIALECTS, SHED, UNSENT, Fault
 from flui.model.fields import CONNECTION, KEPT, TRACE, Field, field
 from flui.model.resilience import PRIORITY_NAMES
 
 _PROBLEM: Final = field(b"content-type", b"application/problem+json")
 _NO_STORE: Final = field(b"cache-control", b"no-store")
 REFUSAL: Final = b"flui-fault"
-"""Field in which a sidecar tells another one that it has too much to do; it goes no further."""
+"""Field in which a sidecar tells another one that it has too much to do, or that its module was not there; it goes no further."""
 _PHRASES: Final[dict[int, str]] = {status.value: status.phrase for status in HTTPStatus}
 _BODILESS: Final = frozenset((204, 205, 304))
 """An answer with one of them has no content (RFC 9110 15.3.5, 15.3.6, 15.4.5)."""
@@ -68,6 +68,7 @@ class Splice:
         "mirror",
         "octets_in",
         "octets_out",
+        "refusal",
         "request_ended",
         "retrier",
         "sent",
@@ -120,6 +121,8 @@ class Splice:
         self.fault: Fault | None = None
         self.status = 0
         """Status of the final response; 0 before it."""
+        self.refusal = b""
+        """The fault for which another sidecar refused, as its answer says; empty when the service itself answered."""
         self.octets_in = 0
         """Body of the request so far."""
         self.octets_out = 0
@@ -312,6 +315,7 @@ class Splice:
             _clean(event)
         if status >= 200:
             if status >= 400:
+                self.refusal = event.refusal
                 retrier = self.retrier
                 if retrier is not None and retrier.again(event):
                     self.deaf = True
@@ -369,7 +373,8 @@ class Splice:
             self.down.send(Reset(self.stream, fault))
             return
         self.status = status or DIALECTS[fault].http
-        octets = answer(self.down, self.stream, fault, self.head.path, self.trace, self.status, retry_after_s)
+        said = fault in SHED or (fault in UNSENT and not self.sent)
+        octets = answer(self.down, self.stream, fault, self.head.path, self.trace, self.status, retry_after_s, said=said)
         if self.head.method != b"HEAD":
             self.octets_out = octets
 
@@ -406,7 +411,9 @@ def _clean(head: ResponseHead) -> None:
     head.http1 = b""
 
 
-def answer(down: Events, stream: int, fault: Fault, path: bytes, trace: bytes, status: int = 0, retry_after_s: int = 0) -> int:
+def answer(
+    down: Events, stream: int, fault: Fault, path: bytes, trace: bytes, status: int = 0, retry_after_s: int = 0, *, said: bool = False
+) -> int:
     """Answers a request with a problem document (RFC 9457) that names the request and never the inside.
 
     Returns:
@@ -426,7 +433,7 @@ def answer(down: Events, stream: int, fault: Fault, path: bytes, trace: bytes, s
     name = fault.value.encode()
     body = b'{"type":"about:blank","title":"%b","status":%d,"code":"%b"%b%b}\n' % (title.encode(), status, name, instance, trace_id)
     fields = [_PROBLEM, _NO_STORE, field(b"content-length", b"%d" % len(body))]
-    if fault in SHED:
+    if said:
         fields.append(field(REFUSAL, name))
     after = retry_after_s or dialect.retry_after_s
     if after:

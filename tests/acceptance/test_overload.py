@@ -159,62 +159,94 @@ def test_a_module_that_becomes_three_times_slower_is_borne(tmp_path):
         assert orders.rss() - rss < 4 * MIB
 
 
-@pytest.mark.timeout(120)
-def test_a_sidecar_with_too_much_to_do_sheds_low_priority_and_never_high(tmp_path):
-    """The module answers at once, so that the sidecar is what there is too little of; its admin API is asked all the time.
+KINDS = {"low": ["low", 2, "flui-priority: low\r\n"], "normal": ["normal", 1, ""], "high": ["high", 1, "x-class: gold\r\n"]}
 
-    What is high comes from a process of its own: the others run out of connections, and wait for one.
+
+class Rush:
+    """More than a sidecar can do, for some seconds; its admin API is asked all the time, before, meanwhile and after.
+
+    What is high comes from a process of its own: the others run out of connections, and what they cannot send they give up.
     """
-    low, normal, high = ["low", 2, "flui-priority: low\r\n"], ["normal", 1, ""], ["high", 1, "x-class: gold\r\n"]
-    with scene(tmp_path, "at-once", more="\noverload: {lag: 50ms}", loads=3, connections=400) as (_, (orders,), loads):
-        levels = []
+
+    def __init__(self, orders, loads, seconds=10):
+        self.levels = []
+        self.orders = orders
         over = threading.Event()
-
-        def look():
-            while not over.wait(0.02):
-                asked = time.monotonic()
-                level = orders.metric("flui_overload_level")
-                levels.append((asked, time.monotonic(), level))
-
-        calm = loads[0].ask(rate=200, seconds=3, mix=[low, normal, high], seed=1)
-        assert Seen(calm["rows"], 3).outcomes == {(200, ""): len(calm["rows"])}
-        rss, cpu_s, began = orders.rss(), orders.cpu_s(), time.monotonic()
-        watch = threading.Thread(target=look)
+        watch = threading.Thread(target=self.look, args=(over,))
+        cpu_s, waited_s, rss, began = orders.cpu_s(), orders.kept_waiting_s(), orders.rss(), time.monotonic()
         watch.start()
-        for number, load in enumerate(loads):
-            rate, mix = (OVER_PER_S / 2, [low, normal]) if number else (300, [high])
-            load.tell(rate=rate, seconds=10, mix=mix, seed=2 + number)
-        heard = [load.hear() for load in loads]
-        ended = max(one["ended"] for one in heard)
-        seen = Seen([row for one in heard for row in one["rows"]], ended - began)
-        cpu = (orders.cpu_s() - cpu_s) / seen.seconds
-        grown = orders.rss() - rss
-        give_up = ended + 5
-        while levels[-1][2] and time.monotonic() < give_up:
-            time.sleep(0.02)
-        over.set()
-        watch.join()
-        recovered = next((done for _, done, level in levels if done > ended and not level), None)
-        raised = next(done for _, done, level in levels if level)
-        slowest = max(done - asked for asked, done, _ in levels)
-        tell("the sidecar's own overload", seen)
-        for name in ("low", "normal", "high"):
-            asked = Seen([row for row in seen.rows if row[0] == name], seen.seconds)
-            shed = asked.outcomes[503, "overloaded later"] / len(asked.rows)
-            print(f"  {name}: {len(asked.rows)} asked, {shed:.1%} shed, p99 of what was served {asked.p99_s * 1e3:.0f} ms")
-        assert recovered is not None
+        try:
+            for number, load in enumerate(loads):
+                names, rate = (("low", "normal"), OVER_PER_S / (len(loads) - 1)) if number else (("high",), 300)
+                load.tell(rate=rate, seconds=seconds, mix=[KINDS[name] for name in names], seed=2 + number)
+            heard = [load.hear() for load in loads]
+            self.ended = max(one["ended"] for one in heard)
+            give_up = self.ended + 5
+            while (self.levels[-1][1] < self.ended or self.levels[-1][2]) and time.monotonic() < give_up:
+                time.sleep(0.02)
+        finally:
+            over.set()
+            watch.join()
+        self.seen = Seen([row for one in heard for row in one["rows"] if row[4] != "given up unsent"], self.ended - began)
+        self.unsent = sum(row[4] == "given up unsent" for one in heard for row in one["rows"])
+        wall_s = time.monotonic() - began
+        self.cpu = (orders.cpu_s() - cpu_s) / wall_s
+        self.kept_waiting = (orders.kept_waiting_s() - waited_s) / wall_s
+        self.grown = orders.rss() - rss
+        self.raised_s = next((done - began for _, done, level in self.levels if level), None)
+        self.recovered_s = next((done - self.ended for _, done, level in self.levels if done > self.ended and not level), None)
+        self.slowest_s = max(done - asked for asked, done, _ in self.levels)
+
+    def look(self, over):
+        while not over.wait(0.02):
+            asked = time.monotonic()
+            level = self.orders.metric("flui_overload_level")
+            self.levels.append((asked, time.monotonic(), level))
+
+    def of(self, name):
+        return Seen([row for row in self.seen.rows if row[0] == name], self.seen.seconds)
+
+
+def rushed(orders, loads):
+    """A rush in which the sidecar got the processor when it wanted it."""
+    for _ in range(3):
+        rush = Rush(orders, loads)
+        if rush.kept_waiting <= 0.5:
+            return rush
+        print(f"discarded: the sidecar was kept waiting for the processor {rush.kept_waiting:.0%} of the time")
+    pytest.fail("this machine is too busy to measure")
+    return None
+
+
+@pytest.mark.timeout(240)
+def test_a_sidecar_with_too_much_to_do_sheds_low_priority_and_never_high(tmp_path):
+    """The module answers at once, so that the sidecar is what there is too little of."""
+    with scene(tmp_path, "at-once", more="\noverload: {lag: 50ms}", loads=3, connections=400) as (_, (orders,), loads):
+        everyone = list(KINDS.values())
+        before = loads[0].ask(rate=200, seconds=3, mix=everyone, seed=1)
+        assert Seen(before["rows"], 3).outcomes == {(200, ""): len(before["rows"])}
+        shed = {name: orders.metric("flui_shed_total", priority=name, why="overload") for name in KINDS}
+        rush = rushed(orders, loads)
+        tell("the sidecar's own overload", rush.seen, f"; {rush.unsent} given up by the load, unsent")
+        for name in KINDS:
+            kind = rush.of(name)
+            part = kind.outcomes[503, "overloaded later"] / len(kind.rows)
+            print(f"  {name}: {len(kind.rows)} asked, {part:.1%} shed, p99 of what was served {kind.p99_s * 1e3:.0f} ms")
+        assert rush.raised_s is not None, "it was felt"
+        assert rush.recovered_s is not None, "and over in the end"
         print(
-            f"  level: up after {raised - began:.2f} s, most {max(level for _, _, level in levels):.0f}, 0 again {recovered - ended:.2f} s "
-            f"after the load; slowest admin answer {slowest * 1e3:.0f} ms; {cpu:.0%} of a core; RSS + {grown / MIB:.1f} MiB; "
-            f"the load was {max(one['late'] for one in heard) * 1e3:.0f} ms late (p99)"
+            f"  level: up after {rush.raised_s:.2f} s, 0 again {rush.recovered_s:.2f} s "
+            f"after the load; slowest admin answer {rush.slowest_s * 1e3:.0f} ms; {rush.cpu:.0%} of a core, kept waiting for one "
+            f"{rush.kept_waiting:.0%}; RSS + {rush.grown / MIB:.1f} MiB"
         )
-        outcomes = {name: Seen([row for row in seen.rows if row[0] == name], 1).outcomes for name in ("low", "normal", "high")}
-        assert set(seen.outcomes) == {(200, ""), (503, "overloaded later")}
-        assert set(outcomes["high"]) == {(200, "")}
-        assert outcomes["low"][503, "overloaded later"] >= 0.3 * outcomes["low"].total()
-        assert outcomes["low"][200, ""] / outcomes["low"].total() < outcomes["normal"][200, ""] / outcomes["normal"].total()
-        assert recovered - ended < 1.0
-        for name in ("low", "normal"):
-            assert orders.metric("flui_shed_total", priority=name, why="overload") == outcomes[name][503, "overloaded later"]
-        calm = loads[0].ask(rate=200, seconds=3, mix=[low, normal, high], seed=9)
-        assert Seen(calm["rows"], 3).outcomes == {(200, ""): len(calm["rows"])}, "and everyone is served again"
+        low, normal, high = (rush.of(name).outcomes for name in KINDS)
+        assert set(rush.seen.outcomes) == {(200, ""), (503, "overloaded later")}
+        assert set(high) == {(200, "")}
+        assert low[503, "overloaded later"] >= 0.3 * low.total()
+        assert low[200, ""] / low.total() < normal[200, ""] / normal.total()
+        assert rush.recovered_s < 1.0
+        after = loads[0].ask(rate=200, seconds=3, mix=everyone, seed=9)
+        assert Seen(after["rows"], 3).outcomes == {(200, ""): len(after["rows"])}, "and everyone is served again"
+        assert orders.metric("flui_shed_total", priority="high", why="overload") == shed["high"] == 0
+        for name, outcomes in (("low", low), ("normal", normal)):
+            assert orders.metric("flui_shed_total", priority=name, why="overload") - shed[name] >= outcomes[503, "overloaded later"] > 0

@@ -132,7 +132,7 @@ class Attacker:
         self.kind = kind
         self.number = number
         self.sock = None
-        self.port = 0
+        self.at = ("", 0)
         self.since = 0.0
         self.tls = self.incoming = self.outgoing = None
 
@@ -161,7 +161,7 @@ class Attackers:
         self.failed = 0
         self.stopped = False
         self.held = set()
-        """Ports of attackers whom the sidecar, or the kernel for it, still has something for."""
+        """Addresses and ports of attackers whom the sidecar, or the kernel for it, still has something for."""
         out = ssl.MemoryBIO()
         with contextlib.suppress(ssl.SSLWantReadError):
             context.wrap_bio(ssl.MemoryBIO(), out, server_hostname="x").do_handshake()
@@ -186,7 +186,7 @@ class Attackers:
             sock.close()
         else:
             attacker.since = self.loop.time()
-            attacker.port = sock.getsockname()[1]
+            attacker.at = sock.getsockname()
             attacker.sock = sock
 
     async def shake(self, attacker, sock):
@@ -228,7 +228,7 @@ class Attackers:
                 attacker = self.all[turn % count]
                 turn += 1
                 if attacker.sock is not None:
-                    if attacker.port in self.held or self.loop.time() - attacker.since < 2 * LOOK_S:
+                    if attacker.at in self.held or self.loop.time() - attacker.since < 2 * LOOK_S:
                         with contextlib.suppress(OSError):
                             attacker.beat()
                     else:
@@ -238,7 +238,7 @@ class Attackers:
     async def looks(self):
         """Most of them never read, and would not notice their end: what the kernel has is asked of the kernel."""
         while True:
-            self.held = {row.remote for row in rows(self.port) if row.state not in FORGOTTEN}
+            self.held = {(row.source, row.remote) for row in rows(self.port) if row.state not in FORGOTTEN}
             await asyncio.sleep(LOOK_S)
 
     async def serve(self):

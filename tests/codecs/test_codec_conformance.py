@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from flui.codecs.http1 import Http1Client, Http1Server
+from flui.codecs.http2 import Http2Client, Http2Server
 from flui.codecs.validate import validate
 from flui.model.config import Limits
 from flui.model.events import UNKNOWN, Credit, Data, End, RequestHead, Reset, ResponseHead
@@ -77,7 +78,14 @@ def http1():
     return Pair(Http1Client(LIMITS), Http1Server(LIMITS, b"http"))
 
 
-PAIRS = {"http/1.1": http1}
+def http2():
+    """Greetings are exchanged, so that both sides know the other's windows."""
+    pair = Pair(Http2Client(LIMITS), Http2Server(LIMITS, b"http")).carry()
+    assert not pair.at_client + pair.at_server
+    return pair
+
+
+PAIRS = {"http/1.1": http1, "http/2": http2}
 
 
 @pytest.fixture(params=list(PAIRS))
@@ -239,7 +247,8 @@ def test_no_more_data_than_there_is_credit_for(pair, way):
         given += 512
     heard = sum(len(e.chunk) for e in reader.events() if isinstance(e, Data))
     assert heard <= LIMITS.window_octets
-    assert not reader.reading, "whoever owns the socket must stop reading"
+    # Where one connection carries many exchanges, its socket is read on; there the windows have stopped the sender itself.
+    assert not reader.reading or sender.queued_octets == 20 * KIB - heard, "whoever owns the socket must stop reading"
     assert given < LIMITS.window_octets + 2 * 512
     reader.send(Credit(1, 100))
     assert sum(len(e.chunk) for e in reader.events() if isinstance(e, Data)) <= 100

@@ -99,7 +99,7 @@ def test_a_delayed_request_is_served_later_and_whole(tmp_path):
         for octets in (GET, POST, GET):
             began = time.monotonic()
             assert (await caller.ask(octets)).status == 200
-            assert 0.08 <= time.monotonic() - began < 0.4
+            assert 0.08 <= time.monotonic() - began < 0.6
         assert [request.body for request in backend.requests] == [b"", b"hello", b""]
         assert counts(web, INJECTED) == {"delay": 3}
         caller.close()
@@ -130,26 +130,27 @@ def test_a_delay_that_uses_up_the_time_sends_nothing(tmp_path, delay):
         began = time.monotonic()
         answer = await mesh.call(web, GET.replace(b"\r\n\r\n", b"\r\nflui-deadline: 100\r\n\r\n"), None)
         assert (answer.status, answer.problem()["code"]) == (504, "deadline_passed")
-        assert 0.1 <= time.monotonic() - began < 0.14
+        assert 0.1 <= time.monotonic() - began < 0.4
         await rested(web)
         assert not backend.connections
 
     mesh.run(story())
 
 
+@pytest.mark.slow
 def test_a_caller_that_goes_while_it_is_delayed_leaves_nothing(tmp_path):
     mesh = Mesh(tmp_path)
 
     async def story():
-        backend, web = await injected(mesh, "{delay: 200ms}")
+        backend, web = await injected(mesh, "{delay: 500ms}")
         caller = await mesh.caller(web, None)
         await caller.send(GET)
         await until(lambda: borrowed(web), "it waits")
         began = time.monotonic()
         reset(caller.writer)
         await rested(web)
-        assert time.monotonic() - began < 0.15, "nobody waits for the end of the delay"
-        await until(lambda: time.monotonic() - began > 0.3, "the delay would be over")
+        assert time.monotonic() - began < 0.4, "nobody waits for the end of the delay"
+        await until(lambda: time.monotonic() - began > 0.6, "the delay would be over")
         assert not backend.connections
         assert web.log()[0]["fault"] == "caller_gone"
         await rested(web)
@@ -187,7 +188,7 @@ def test_the_tries_of_a_delayed_request_have_their_time_from_then_on(tmp_path):
         backend.does = hangs
         began = time.monotonic()
         assert (await mesh.call(web, GET, None)).status == 504
-        assert 0.27 <= time.monotonic() - began < 0.5
+        assert 0.27 <= time.monotonic() - began < 0.8
         assert len(backend.requests) == 2
         await rested(web)
 
@@ -280,7 +281,7 @@ def test_a_reload_that_leaves_a_rate_as_it_is_leaves_what_was_used_up(tmp_path):
         assert (await caller.ask(GET)).status == 200, "another rate is another bucket"
         web.file.write_text(web.file.read_text().replace("name: drill", "name: other"))
         await web.running.reload()
-        assert {key[1] for key in web.running.relay.extras._buckets} == set(), "what no route needs is forgotten"
+        assert {key[1] for key in web.running.relay.extras._rates} == set(), "what no route needs is forgotten"
         assert [(await caller.ask(GET)).status for _ in range(3)] == [200, 200, 429]
         caller.close()
         await rested(web)

@@ -116,7 +116,7 @@ def test_a_second_try_begins_when_the_first_is_slow_and_its_answer_is_the_one(tm
         sent = put(pattern(b"request", 50_000))
         await caller.send(sent)
         began = await two.asked()
-        assert AFTER_S - 0.01 <= await two.hedged() - began < AFTER_S + 0.1
+        assert AFTER_S - 0.01 <= await two.hedged() - began < AFTER_S + 0.4
         assert not two.first.requests[0].get(b"flui-attempt")
         assert two.second.requests[0].get(b"flui-attempt") == b"2"
         two.second.go.set()
@@ -408,7 +408,7 @@ def test_a_deadline_ends_both(tmp_path):
         began = time.monotonic()
         got = await mesh.call(two.web, GET, None)
         assert got.status == 504
-        assert 0.19 <= time.monotonic() - began < 0.4
+        assert 0.19 <= time.monotonic() - began < 0.7
         assert sorted(len(b.requests) for b in two.backends) == [1, 1]
         await until(lambda: not any(b.open for b in two.backends), "both are left alone")
         await rested(two.web)
@@ -425,7 +425,7 @@ def test_each_of_both_has_its_own_time(tmp_path):
         began = time.monotonic()
         got = await mesh.call(two.web, GET, None)
         assert got.status in {502, 504}
-        assert 0.17 <= time.monotonic() - began < 0.4
+        assert 0.17 <= time.monotonic() - began < 0.7
         assert sorted(len(b.requests) for b in two.backends) == [1, 1]
         await rested(two.web)
 

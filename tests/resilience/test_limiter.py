@@ -163,6 +163,20 @@ def test_a_new_limit_is_found_within_ten_seconds(draw: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("draw", ["deterministic", "lognormal"])
+@pytest.mark.parametrize(("servers", "mean_s", "within_s"), [(8, 0.02, 3.0), (4, 0.04, 6.0)])
+def test_a_queue_that_was_there_from_the_start_is_not_taken_for_the_service(
+    draw: str, servers: int, mean_s: float, within_s: float
+) -> None:
+    """The first requests of all are three times too many, and the limit to begin with is many times too high."""
+    for seed in range(5):
+        world = World(draw, servers, mean_s, seed)
+        world.run(within_s, 3 * world.capacity)
+        assert world.limiter.floor_s <= 2.0 * mean_s
+        assert world.limiter.limit <= 4 * servers
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", DRAWS)
 def test_a_service_fifty_times_slower_is_believed_in_the_end(draw: str) -> None:
     """Above ten times, where single latencies are cut."""
@@ -189,6 +203,7 @@ def test_a_flood_of_high_priority_does_not_pass_as_a_slow_service() -> None:
 def test_idle_time_changes_nothing() -> None:
     world = World("exponential", 16, 0.02)
     world.run(8.0, 3 * world.capacity)
+    world.run(1.0, 0.0)  # what was in flight has ended
     limit, floor_s = world.limiter.limit, world.limiter.floor_s
     world.run(600.0, 0.0)
     assert world.limiter.limit == limit

@@ -28,6 +28,8 @@ WORKERS = 8
 MEAN_S = 0.02
 CAPACITY = WORKERS / MEAN_S
 """Requests a second."""
+PATIENCE_S = 2.0
+"""A request that has waited so long for a connection of the load is not sent any more."""
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n"
 
 
@@ -153,9 +155,14 @@ class Load:
         return {"rows": self.rows, "late": late[int(len(late) * 0.99)], "waited": self.most, "ended": time.monotonic()}
 
     def send(self):
+        now = asyncio.get_running_loop().time() - self.began
         while self.idle and self.waiting:
+            number, octets = self.waiting.popleft()
+            if now - self.rows[number][1] > PATIENCE_S:
+                self.answered(number, 0, "given up unsent")
+                continue
             caller = self.idle.pop()
-            caller.number, octets = self.waiting.popleft()
+            caller.number = number
             caller.transport.write(octets)
 
     def answered(self, number, status, why):
@@ -298,16 +305,22 @@ class Proxy:
         """Sum of the samples that have these labels."""
         from flui.runtime.adminclient import connect
 
-        connection = connect(self.admin)
-        connection.request("GET", "/metrics")
-        page = connection.getresponse().read().decode()
-        connection.close()
+        with contextlib.closing(connect(self.admin)) as connection:
+            connection.timeout = 30.0
+            connection.request("GET", "/metrics")
+            answer = connection.getresponse()
+            page = answer.read().decode()
+        assert answer.status == 200, page
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
         lines = [line for line in page.splitlines() if re.match(rf"{name}[ {{]", line)]
         return sum(float(line.rpartition(" ")[2]) for line in lines if all(text in line for text in wanted))
 
     def rss(self):
         return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())[1]) * 1024
+
+    def kept_waiting_s(self):
+        """Seconds for which it could have run and somebody else did."""
+        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1]) / 1e9
 
     def cpu_s(self):
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()

@@ -269,8 +269,10 @@ class _Ready(_Listening):
         try:
             async with asyncio.timeout(_PROBE_S):
                 caller = await Caller.to(self.address)
-                answer = await caller.ask(b"GET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+                try:
+                    answer = await caller.ask(b"GET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+                finally:
+                    caller.close()
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             return False
-        caller.close()
         return answer.status == 200

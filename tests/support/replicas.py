@@ -41,6 +41,8 @@ SLOWER = 20
 LOST = 0
 """Status of a request whose connection ended without an answer."""
 _LINGER_S = 0.5
+_WIRES = 1_000
+"""Connections of one `Pace` at most."""
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _METRIC = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -300,6 +302,8 @@ class Pace:
         self.ended: list[tuple[float, float, int]] = []
         """Sent at, took, status of each that has ended, in the order in which they ended."""
         self.sent = 0
+        self.left_out = 0
+        """Not sent, as too many wait for their answers: a storm of connections would measure the caller."""
         self.late_s = 0.0
         """How late the latest was sent: the machine, or this process, stood still for so long."""
         self._address = address
@@ -334,6 +338,9 @@ class Pace:
                 await asyncio.sleep(pause_s)
                 pause_s = due - time.monotonic()
             self.late_s = max(self.late_s, -pause_s)
+            if not self._idle and len(self._wires) >= _WIRES:
+                self.left_out += 1
+                continue
             self.sent += 1
             octets = self._random.choice(self._requests)
             if self._idle:

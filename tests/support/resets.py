@@ -102,13 +102,14 @@ class Ledger:
     retries: int = 0
     """Requests seen that say of themselves that they are a second try or a later one."""
     wrong: list[str] = field(default_factory=list)
-    active: int = 0
-    retrying: int = 0
-    peak: float = 0.0
-    """Most retries in flight here at a time, as a part of all in flight here then; only moments with many are looked at."""
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
+
+    @property
+    def tries(self) -> int:
+        """All that was sent here: what was seen, and what met a connection that broke off before it was read."""
+        return sum(self.seen.values()) + sum(count for end, count in self.broken.items() if end.startswith(("unread", "stale")))
 
     def _fate(self) -> str:
         return self._random.choice(self.stages) if self._random.random() < self.share else "fine"
@@ -140,18 +141,14 @@ class Ledger:
         number = int(request.get(b"x-number") or b"")
         self.seen[number] += 1
         again = int(request.get(b"flui-attempt") or b"1") > 1
-        self.active += 1
-        self.retrying += again
         self.retries += again
-        if self.active >= 20:
-            self.peak = max(self.peak, self.retrying / self.active)
-        try:
-            return await self._answer(number, self.seen[number], request, reader, writer)
-        finally:
-            self.active -= 1
-            self.retrying -= again
+        goes_on = await self._answer(number, self.seen[number], request, reader, writer)
+        return await self._unread(reader, writer, "stale") if goes_on is None else goes_on
 
-    async def _answer(self, number: int, hit: int, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(
+        self, number: int, hit: int, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool | None:
+        """Whether the connection goes on; None: until the next request."""
         fate = self._fate()
         size = int(request.get(b"x-size") or b"")
         if fate == "unread":
@@ -185,7 +182,7 @@ class Ledger:
         writer.write(head + body)
         if fate == "stale":
             await writer.drain()
-            return await self._unread(reader, writer, fate)
+            return None
         return True
 
     @staticmethod

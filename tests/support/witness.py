@@ -245,7 +245,8 @@ class Observed:
         return await self.run(name, self.mesh.prepare(name, **prepare), env=env)
 
     async def run(self, name: str, file: Path, *, env: Mapping[str, str] | None = None) -> Sidecar:
-        admin = str(file.parent / "s")  # socket paths are short
+        admin = str(file.parent / f"{name}.sock")
+        assert len(admin) < 104, "socket paths are short"
         with (file.parent / "stderr").open("wb") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", "flui", "run", "-c", str(file), "--admin", admin],

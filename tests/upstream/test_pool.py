@@ -339,3 +339,29 @@ def test_a_dial_that_is_cancelled_leaves_no_socket_behind(tmp_path):
         await until(lambda: not backend.open, "the socket is closed")
 
     mesh.run(story())
+
+
+def test_a_last_resort_is_who_was_taken_out_for_what_it_answered_but_not_who_is_ill():
+    pool = pool_of(
+        cluster(endpoint(Address("127.0.0.1", 1), "a"), endpoint(Address("127.0.0.1", 2), "b"), endpoint(Address("127.0.0.1", 3), "c"))
+    )
+    well, out, ill = pool.members.values()
+    out.available = ill.available = False
+    out.out = ill.out = True
+    ill.vitals.ill = True
+    assert pool.has_untried(())
+    assert not pool.has_untried((well,))
+    assert pool.has_untried((well,), resort=True)
+    assert pool.resort((well,)) is out
+    assert not pool.has_untried((well, out), resort=True)
+    assert pool.resort((well, out)) is None
+
+
+def test_an_endpoint_without_weight_is_not_there_for_one_more_try():
+    pool = pool_of(cluster(endpoint(Address("127.0.0.1", 1), "a"), endpoint(Address("127.0.0.1", 2), "b", weight=0)))
+    one, none = pool.members.values()
+    assert not pool.has_untried((one,))
+    none.out = True
+    none.available = False
+    assert not pool.has_untried((one,), resort=True)
+    assert pool.resort((one,)) is None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from flui.downstream.hedge import Hedge
 from flui.model.decision import Decision, Forward
 from flui.model.events import RequestHead, Reset, ResponseHead
-from flui.model.fault import ENDPOINT_FAULTS, SHED, Fault
+from flui.model.fault import ENDPOINT_FAULTS, SHED, UNSENT, Fault
 from flui.model.fields import Field
 from flui.model.topology import HashKey, KeySource
 from flui.resilience.retry import retry_after, verdict
@@ -34,6 +34,7 @@ _NEVER = float("inf")
 _LEAST_LEFT_S = 0.001
 """With less before its deadline nothing is begun after a pause; timers ring up to so much early."""
 _SHED = frozenset(fault.value.encode() for fault in SHED)
+_UNSENT = frozenset(fault.value.encode() for fault in UNSENT)
 
 
 class Exchange:
@@ -46,6 +47,7 @@ class Exchange:
         "_key",
         "_paid",
         "_pause",
+        "_spared",
         "_wait_s",
         "active_at",
         "deadline",
@@ -73,6 +75,8 @@ class Exchange:
         self._key = b""
         self._paid = False
         """The try under way, or about to begin, was taken from the budget, and is to be given back."""
+        self._spared = 0
+        """Tries of which the endpoint's module saw nothing, and which do not count."""
         self._wait_s = 0.0
         self._pause: asyncio.TimerHandle | None = None
         self._hedge: Hedge | None = None
@@ -106,7 +110,7 @@ class Exchange:
             return now
         self.pool = pool
         retry = forward.retry
-        if retry.attempts > 1 and (forward.repeatable or head.repeatable):
+        if retry.attempts > 1:
             splice.retrier = self
             if head.length:
                 splice.keep(retry.body_octets)
@@ -244,17 +248,19 @@ class Exchange:
                 if candidate.name == b"retry-after":
                     after = retry_after(candidate.value, time.time())  # noqa: TID251 - a date is wall-clock time
         splice = self.splice
+        unsent = head is not None and head.refusal in _UNSENT
+        tried = (*self.tried, self.up.member) if self.up is not None else self.tried
         found = verdict(
             forward.retry,
-            splice.tries,
+            splice.tries - self._spared,
             self.down.relay.random,
-            repeatable=True,
-            unsent=False,
-            status=head.status if head is not None else 0,
+            repeatable=forward.repeatable or splice.head.repeatable,
+            unsent=unsent,
+            status=head.status if head is not None and not unsent else 0,
             shed=head is not None and head.refusal in _SHED,
             after_s=after,
             left_s=self.deadline - now,
-            others=pool.has_untried((*self.tried, self.up.member) if self.up is not None else self.tried),
+            others=pool.has_untried(tried, resort=unsent),
             said=splice.head.attempt,
             held=True,
         )
@@ -264,9 +270,15 @@ class Exchange:
         budget = pool.guard.budget
         if self._paid:
             budget.give()  # for the try that has ended
+        self._wait_s = found.wait_s
+        if not found.counts:
+            # As after a failed connect: the module saw nothing of it, so sending it on adds nothing to anybody's load.
+            self._spared += 1
+            self._paid = False
+            meters.count(RETRIES, pool.cluster.name, "sent")
+            return True
         self._paid = budget.take(pool.active)
         meters.count(RETRIES, pool.cluster.name, "sent" if self._paid else "over_budget")
-        self._wait_s = found.wait_s
         return self._paid
 
     def repeat(self, now: float) -> None:
@@ -310,7 +322,7 @@ class Exchange:
         assert pool is not None
         if now >= self.deadline:
             return  # `due` is about to say so
-        member = pool.pick(self._key, self.tried) or pool.pick(self._key, ())
+        member = pool.pick(self._key, self.tried) or pool.resort(self.tried) or pool.pick(self._key, ())
         if member is None:
             self.splice.fail(Fault.NO_ENDPOINT)
             return
@@ -371,7 +383,8 @@ class Exchange:
         hedge = self._hedge
         on_its_way = self.up is not None
         look = _NEVER
-        if retry.hedge_s and hedge is None and splice.tries < 2 and splice.retrier is not None:
+        repeatable = splice.retrier is not None and (forward.repeatable or splice.head.repeatable)
+        if retry.hedge_s and hedge is None and splice.tries < 2 and repeatable:
             look = (splice.attached_at if on_its_way and splice.request_ended else now) + retry.hedge_s
             if now >= look:
                 look = _NEVER
@@ -434,6 +447,8 @@ class Exchange:
             fault = splice.fault
             if fault is None and splice.status < 500:
                 up.member.vitals.succeeded(splice.first_at - splice.attached_at)
+            elif splice.refusal in _SHED:
+                pass  # it is well, and has enough to do
             elif fault is None or fault in ENDPOINT_FAULTS:
                 self.failed(up.member, now)
                 if splice.retrier is None:

@@ -10,7 +10,7 @@ from flui.downstream.mirror import Mirrors
 from flui.model.decision import Forward
 from flui.model.fault import Fault
 from flui.model.resilience import WHOLE_BP, Rate
-from flui.resilience.bucket import Buckets
+from flui.resilience.bucket import Rates
 from flui.telemetry.families import INJECTED, RATE_LIMITED
 from flui.upstream.guard import Refusal
 
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 class Extras:
     """Carries them out for one relay."""
 
-    __slots__ = ("_buckets", "_random", "_relay", "mirrors")
+    __slots__ = ("_random", "_rates", "_relay", "mirrors")
 
     def __init__(self, relay: Relay, random: Random) -> None:
         self._relay = relay
         self._random = random
-        self._buckets: dict[tuple[str, str, int], tuple[Rate, Buckets]] = {}
+        self._rates: dict[tuple[str, str], tuple[tuple[Rate, ...], Rates]] = {}
+        """By listener and route; what is spent outlives a reload."""
         self.mirrors = Mirrors(relay)
 
     def holds_back(self, exchange: Exchange, forward: Forward, now: float) -> bool:
@@ -37,8 +38,8 @@ class Extras:
         """
         splice = exchange.splice
         why = splice.decision.why
-        for number, rate in enumerate(forward.rates):
-            wait_s = self._bucket((why.listener, why.route, number), rate).take(exchange.down.principal, now)
+        if forward.rates:
+            wait_s = self._rates_of(why.listener, why.route, forward.rates, now).take(exchange.down.principal, now)
             if wait_s > 0:
                 self._relay.meters.count(RATE_LIMITED, why.listener, why.route)
                 self._relay.refused(splice, "", Refusal(Fault.RATE_LIMITED, wait_s), forward.priority)
@@ -62,16 +63,20 @@ class Extras:
     def _happens(self, share_bp: int) -> bool:
         return share_bp >= WHOLE_BP or self._random.randrange(WHOLE_BP) < share_bp
 
-    def _bucket(self, key: tuple[str, str, int], rate: Rate) -> Buckets:
-        found = self._buckets.get(key)
-        if found is None or found[0] != rate:
-            found = self._buckets[key] = (rate, Buckets(rate))
-        return found[1]
+    def _rates_of(self, listener: str, route: str, rules: tuple[Rate, ...], now: float) -> Rates:
+        found = self._rates.get((listener, route))
+        if found is not None and found[0] is rules:
+            return found[1]
+        rates = found[1] if found is not None else Rates(rules)
+        if found is not None and found[0] != rules:
+            rates.retune(rules, now)
+        self._rates[listener, route] = (rules, rates)
+        return rates
 
     def forget(self, routes: frozenset[str]) -> None:
         """Drops what belongs to routes that are gone."""
-        for key in [key for key in self._buckets if key[1] not in routes]:
-            del self._buckets[key]
+        for key in [key for key in self._rates if key[1] not in routes]:
+            del self._rates[key]
 
 
 def _go(exchange: Exchange, forward: Forward, now: float) -> None:

@@ -102,6 +102,9 @@ DIALECTS: Final[dict[Fault, Dialects]] = {
 SHED: Final = frozenset((Fault.OVERLOADED, Fault.CIRCUIT_OPEN, Fault.RATE_LIMITED))
 """Refused because there was too much: sending it again adds to it, so nobody does (threats H1)."""
 
+UNSENT: Final = frozenset((Fault.APP_UNAVAILABLE,))
+"""The module was not there to be asked. If it was not asked before either, any request may be sent to another replica."""
+
 ENDPOINT_FAULTS: Final = frozenset(
     (
         Fault.UPSTREAM_REFUSED,

@@ -118,7 +118,7 @@ class ClusterPool:
 
     def resort(self, tried: Sequence[Member]) -> Member | None:
         """A member that was taken out for what it answered, for a request that nobody else is left for; it counts as by `pick`."""
-        left = [member for member in self._current if member.out and not member.vitals.ill and member not in tried]
+        left = [m for m in self._current if m.out and not m.vitals.ill and m.weight > 0 and m not in tried]
         if not left:
             return None
         member = min(left, key=lambda candidate: candidate.active)
@@ -127,9 +127,12 @@ class ClusterPool:
         self.active += 1
         return member
 
-    def has_untried(self, tried: Sequence[Member]) -> bool:
-        """Whether there is a member for one more try."""
-        return any(member.available and member not in tried for member in self._current)
+    def has_untried(self, tried: Sequence[Member], *, resort: bool = False) -> bool:
+        """Whether there is a member for one more try; with `resort` also one that `resort` would find."""
+        return any(
+            (member.available or (resort and not member.vitals.ill)) and member.weight > 0 and member not in tried
+            for member in self._current
+        )
 
     def ready(self, member: Member) -> Upstream | None:
         """An idle connection to `member`, the one used last first; None: dial."""
@@ -177,9 +180,16 @@ class ClusterPool:
         return self._dialling + len(self._waiters)
 
     def _hand(self, connection: Upstream | None) -> None:
-        """Gives a free connection, or the room for one more (None), to who has waited longest."""
-        waiter = self._waiters.pop(next(iter(self._waiters)))
-        waiter.set_result(connection)
+        """Gives a free connection, or the room for one more (None), to who has waited longest; if nobody does, it is put by."""
+        while self._waiters:
+            waiter = self._waiters.pop(next(iter(self._waiters)))
+            if not waiter.done():  # one that was cancelled has not run since
+                waiter.set_result(connection)
+                return
+        if connection is None:
+            self._dialling -= 1
+        else:
+            self._idle.setdefault(connection.member, []).append(connection)
 
     def _wake(self) -> None:
         while self._waiters and len(self._all) + self._dialling < self.cluster.breaker.connections:
@@ -209,11 +219,16 @@ class ClusterPool:
             DialError: refused, timed out, TLS failed, someone else is there, or too many wait already.
         """
         breaker = self.cluster.breaker
+        if len(self._all) + self._dialling >= breaker.connections:
+            # One that idles at another member makes room: nobody waits beside what nobody uses.
+            idlers = [idle[0] for idle in self._idle.values() if idle]
+            if idlers:
+                min(idlers, key=lambda idler: idler.idle_since).close()
+        if self.pending >= breaker.pending:
+            raise DialError(Fault.CIRCUIT_OPEN, f"{self.cluster.name}: {self.pending} requests wait for a connection already")
         if len(self._all) + self._dialling < breaker.connections:
             self._dialling += 1
         else:
-            if self.pending >= breaker.pending:
-                raise DialError(Fault.CIRCUIT_OPEN, f"{self.cluster.name}: {self.pending} requests wait for a connection already")
             waiter: asyncio.Future[Upstream | None] = asyncio.get_running_loop().create_future()
             self._waiters[owner] = waiter
             try:
@@ -222,10 +237,13 @@ class ClusterPool:
                 if self._waiters.pop(owner, None) is None and waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                     self._decline(waiter.result())
                 raise
-            if handed is not None:
+            if handed is not None and not handed.lost and handed.codec.reusable:
                 member.active -= 1
                 handed.member.active += 1
                 return handed
+            if handed is not None:
+                handed.close()  # it was hung up before it came into use; there is room for another one then
+                return await self.dial(member, owner)
         cluster = self.cluster
         outcome = "failed"
         try:
