@@ -19,7 +19,11 @@ CASES = {
 NAMES = tuple(CASES)
 REACHES = {"expires at the third": 3, "expires at the second": 2, "expires at the first": 1, "in time": 3}
 """Hops that begin to work. What expires on the way may still reach the third, or not."""
-ROUNDS = 40
+ROUNDS = 20
+"""Each asks every case once. Begun anew until enough of them had the machine to themselves, at most `TURNS` times."""
+TURNS = 6
+ENOUGH = 50
+"""Answers of 504."""
 AT_ONCE = 4
 DISTURBED_S = 0.010
 LATE_S = 0.010
@@ -46,7 +50,7 @@ class Clock:
             await asyncio.sleep(0.002)
             now = time.monotonic()
             gap = now - began - 0.002 - (time.thread_time() - worked)
-            if gap > 0.002:
+            if gap > 0.0005:
                 self._gaps.append((began, now, gap))
 
     def lost(self, begin, end):
@@ -68,15 +72,21 @@ def test_three_hops_with_300_ms(tmp_path):
         for hop in chain.hops:
             hop.starts.clear()
             hop.refused = 0
-        numbers = iter(range(ROUNDS * len(NAMES)))
         asks = []
 
-        async def caller():
+        async def caller(numbers):
             for number in numbers:
                 asks.append(await chain.ask(number, LEFT_MS))
 
+        def disturbed(ask):
+            return clock.lost(ask.sent_at, ask.sent_at + 0.5)[1] >= DISTURBED_S
+
         clock = Clock()
-        await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
+        for turn in range(TURNS):
+            numbers = iter(range(turn * ROUNDS * len(NAMES), (turn + 1) * ROUNDS * len(NAMES)))
+            await asyncio.gather(*(caller(numbers) for _ in range(AT_ONCE)))
+            if sum(ask.status == 504 and not disturbed(ask) for ask in asks) >= ENOUGH:
+                break
         ended = time.monotonic()
         await until(lambda: time.monotonic() - ended > 0.6, "whoever still works has come to its end")
         clock.stop()
@@ -84,11 +94,12 @@ def test_three_hops_with_300_ms(tmp_path):
             await rested(side)
 
         by_number = {ask.number: ask for ask in asks}
-        assert len(by_number) == ROUNDS * len(NAMES)
+        assert len(by_number) == len(asks)
         lost = {ask.number: clock.lost(ask.sent_at, ask.sent_at + 0.5) for ask in asks}
-        fair = {ask.number for ask in asks if lost[ask.number][1] < DISTURBED_S}
+        fair = {ask.number for ask in asks if not disturbed(ask)}
         late = [(start.at - by_number[start.number].sent_at, start.number) for hop in chain.hops for start in hop.starts]
-        took = sorted(ask.took_s for ask in asks if ask.status == 504)
+        took = sorted(ask.took_s for ask in asks if ask.status == 504 and ask.number in fair)
+        others = sorted(ask.took_s for ask in asks if ask.status == 504 and ask.number not in fair)
         print(f"\n{len(asks)} requests with {LEFT_MS} ms over three hops, {AT_ONCE} at a time")
         print(f"  {len(asks) - len(fair)} of them while the machine was somebody else's for {DISTURBED_S * 1000:.0f} ms or more at a time")
         begun = {}
@@ -99,15 +110,18 @@ def test_three_hops_with_300_ms(tmp_path):
             print(f"  {name:32} {len(asked)} asked, begun at orders, stock, depot: {sums}, answered {sorted({a.status for a in asked})}")
         print(f"  refused by the modules' own sidecars, as nothing was left: {[hop.refused for hop in chain.hops]}")
         print(f"  the last begin of any module was {max(late)[0] * 1000:.1f} ms after the caller asked")
+        assert took, "this machine has too much else to do to say anything of milliseconds"
         percent = {p: took[min(len(took) - 1, int(len(took) * p / 100))] * 1000 for p in (1, 50, 90, 99)}
         shown = ", ".join(f"p{p} {ms:.1f}" for p, ms in percent.items())
         print(f"  {len(took)} answers of 504 after (ms): {shown}, most {took[-1] * 1000:.1f}")
 
-        assert len(took) >= 50
+        if others:
+            print(f"  the {len(others)} others, delayed by whoever had the machine: most {others[-1] * 1000:.1f}")
+        assert len(took) >= ENOUGH, "this machine has too much else to do to say anything of milliseconds"
         assert took[0] >= LEFT_MS / 1000 - 0.002, "nobody is cut short"
         for ask in asks:
             assert ask.status in {200, 504}
-            assert ask.took_s <= WITHIN_S + clock.lost(ask.sent_at, ask.sent_at + ask.took_s)[1], ask
+            assert ask.took_s <= WITHIN_S or ask.number not in fair, ask
         for seconds, number in late:
             assert seconds <= LEFT_MS / 1000 + LATE_S + lost[number][0], by_number[number]
         for name, reaches in REACHES.items():

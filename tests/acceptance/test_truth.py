@@ -292,8 +292,9 @@ def test_what_is_under_way_is_told_while_it_stands_still(tmp_path, capsys):
         side = await observed.sidecar("orders", app=f"http://{app.address}", services=services)
         held_ = Held(observed, side)
         # limits
-        await held_.send("pond", 10)  # one that dials waits for a connection, too
-        await until(lambda: servers["pond"].held == 10, "every connection is used")
+        for number in range(1, 11):  # one that dials waits for a connection, too
+            await held_.send("pond", 1)
+            await until(lambda number=number: servers["pond"].held == number, "a connection is used")
         await held_.send("pond", 5)
         await until(lambda: servers["pond"].held == 10 and side.page().one(of.BREAKER_USED, "pond", "requests") == 15, "the pond is full")
         await held_.send("pond", 4)
@@ -342,6 +343,9 @@ def test_what_is_under_way_is_told_while_it_stands_still(tmp_path, capsys):
         ledger.equal(of.ENDPOINT_ACTIVE, {(n, _endpoint(n, deaf, loud)): number for n, number in active.items()})
         busy = {(n, "busy"): active[n] - waiting[n] for n in active}
         ledger.equal(of.UPSTREAM_CONNECTIONS, busy | {(n, "idle"): open_[n] - active[n] + waiting[n] for n in active})
+        # what waited for a connection, or was turned away, was given to nobody
+        given = {name: len(server.notes) for name, server in servers.items()} | {"@app": len(app.notes), "deaf": 1, "loud": 1}
+        ledger.equal(of.ENDPOINT_REQUESTS, {(n, _endpoint(n, deaf, loud)): number for n, number in given.items()})
         ledger.equal(of.RETRIES_ACTIVE, {("twice",): 4, ("poor",): 1}, zero=lambda _: True)
         # 20 % of what is in flight and 3 at least (docs/configuration.md)
         allowed = {n: max(3, number // 5) for n, number in active.items()} | {"twice": 6, "poor": 1}
@@ -362,6 +366,9 @@ def test_what_is_under_way_is_told_while_it_stands_still(tmp_path, capsys):
             flows[f"{name} told"] = said[name,]
         ledger.seen[of.BUFFERED] = 3
         held("test_what_is_under_way_is_told_while_it_stands_still", ledger.seen)
+        refused = [line for line in await side.logged(4 + 3 + 6 + 7) if line["fault"] in {"circuit_open", "overloaded"}]
+        assert {(line["upstream"], line["attempts"]) for line in refused} == {("", 0)}, "nobody was asked"
+        assert len(refused) == 4 + 3 + 6
         for sock in flows.pop("sockets"):
             sock.close()
         sent.update(flows)

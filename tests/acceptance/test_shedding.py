@@ -2,11 +2,13 @@
 of a request that another sidecar has shed."""
 
 import asyncio
+import gc
 import time
 from random import Random
 
 import pytest
 
+from flui.downstream.exchange import Exchange
 from flui.telemetry.families import EJECTIONS, RETRIES, SHED
 from support.limits import GOLD, ONE, Crowd, check_refusal, gated, get, is_clean, metrics, pool_of, release, sidecar
 from support.mesh import OK, Mesh, until
@@ -105,6 +107,32 @@ def test_three_times_the_capacity_in_short(tmp_path):
         await until(lambda: is_clean(orders), "nothing is left")
         for caller in idle:
             caller.close()
+
+    mesh.run(story())
+
+
+def test_what_is_refused_leaves_nothing_for_the_collector(tmp_path):
+    """Else memory grows just when there is too much: two objects that hold each other stay until a collection."""
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        backend = await mesh.backend(gated)
+        orders = await sidecar(mesh, backend, "breaker: {requests: 1}")
+        crowd = Crowd(mesh, orders)
+        await crowd.ask(get())
+        await until(lambda: backend.requests, "it is with the module")
+        caller = await mesh.caller(orders)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                assert (await caller.ask(get())).status == 503
+            assert sum(isinstance(one, Exchange) for one in gc.get_objects()) == 1, "the one that is under way"
+        finally:
+            gc.enable()
+        caller.close()
+        release(backend)
+        assert await crowd.answered() == [200]
 
     mesh.run(story())
 
