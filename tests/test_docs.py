@@ -148,7 +148,7 @@ def test_every_decision_is_in_the_index():
 def test_every_fault_has_its_row_in_the_contract():
     contract = (ROOT / "docs" / "life-of-a-request.md").read_text("utf-8")
     rows = {name: row for row in contract.splitlines() if row.startswith("| `") for name in re.findall(r"`([a-z_]+)`", row.split("|")[1])}
-    reserved = {Fault.OVERLOADED, Fault.DRAINING}  # for the issue that sheds load
+    reserved = {Fault.DRAINING}
     for fault in set(Fault) - reserved:
         assert fault.value in rows, f"{fault.value} is not told"
         assert str(DIALECTS[fault].http) in rows[fault.value], f"{fault.value}: {rows[fault.value]}"

@@ -42,6 +42,8 @@ LOOK_S = 0.5
 QUEUED = 100
 """Connections that the kernel has let in and the sidecar has not looked at yet."""
 ESTABLISHED = "01"
+CLOSED = b"\x07"
+"""As TCP_INFO begins."""
 FORGOTTEN = {"05", "06"}
 """FIN_WAIT2 and TIME_WAIT: closed, all was taken by the peer, and only its own end is waited for."""
 
@@ -147,6 +149,11 @@ class Attacker:
             self.tls.write(b"x")
             self.sock.send(self.outgoing.read())
 
+    @property
+    def was_reset(self):
+        """Then its address is free, and may be another's by now."""
+        return self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == CLOSED
+
 
 class Attackers:
     """Opens so many connections of each kind, and keeps them as long as the sidecar does; with `again_s` they come back so much later."""
@@ -230,7 +237,8 @@ class Attackers:
                 attacker = self.all[turn % count]
                 turn += 1
                 if attacker.sock is not None:
-                    if attacker.at in self.held or self.loop.time() - attacker.since < 2 * LOOK_S:
+                    looked = self.loop.time() - attacker.since > 2 * LOOK_S
+                    if not attacker.was_reset and (attacker.at in self.held or not looked):
                         with contextlib.suppress(OSError):
                             attacker.beat()
                     else:

@@ -5,6 +5,7 @@ import ssl
 
 import pytest
 
+from flui.splice import REFUSAL
 from support.mesh import Caller, Mesh, answers, until
 from support.pki import Authority, raw_context
 
@@ -28,7 +29,7 @@ async def recorded(side, status, fault, count=1):
 
 
 def says_nothing_of_the_inside(mesh, side, answer):
-    told = answer.body + b"\r\n".join(n + b": " + v for n, v in answer.fields)
+    told = answer.body + b"\r\n".join(n + b": " + v for n, v in answer.fields if n != REFUSAL)
     inside = [str(mesh.folder), "rules.csv", "spiffe://", "casbin", "Traceback", "flui", "Errno", "127.0.0.1"]
     inside += [str(address.port) for address in side.running.addresses.values()]
     assert not [word for word in inside if word.encode() in told]
@@ -211,6 +212,7 @@ def test_a_module_that_is_not_up_yet_is_503_and_recovered_without_restart(tmp_pa
         answer = await caller.ask(GET)
         assert answer.status == 503
         assert answer.get(b"retry-after") == b"1"
+        assert answer.get(REFUSAL) == b"app_unavailable", "a peer may try again elsewhere"
         says_nothing_of_the_inside(mesh, orders, answer)
         assert str(port).encode() not in answer.body
         await recorded(orders, 503, "app_unavailable")

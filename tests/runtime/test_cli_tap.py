@@ -153,7 +153,8 @@ def test_json_is_one_object_a_line_as_it_comes(sidecar: Sidecar) -> None:
     assert (second["status"], second["fault"], second["attempts"]) == (503, "upstream_reset", 3)
 
 
-def test_into_a_pipe_it_is_a_plain_line_for_each_exchange(sidecar: Sidecar) -> None:
+def test_into_a_pipe_it_is_a_plain_line_for_each_exchange(sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     thread = sidecar.offer_once_tapped(
         record(), record(b"/orders/" + b"9" * 200, method=b"DELETE", status=503, fault="upstream_reset", attempts=3)
     )

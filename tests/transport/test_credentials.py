@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from flui.model.config import ConfigError
+from flui.transport import changes
 from flui.transport import credentials as module
 from flui.transport.credentials import Credentials, watch
 from support.pki import DAY, Authority, Leaf, bundle, new_key, pkcs8, replace, wall_clock, write
@@ -322,7 +323,7 @@ def test_without_notifications_the_clock_is_enough(tmp_path, monkeypatch):
     def none_left(*_, **__):
         raise OSError(28, "no inotify watches left")
 
-    monkeypatch.setattr(module, "awatch", none_left)
+    monkeypatch.setattr(changes, "awatch", none_left)
     monkeypatch.setattr(module, "POLL_S", 0.02)
     credentials = Credentials(write(tmp_path, "orders", SHOP.leaf(ORDERS), SHOP), "orders")
 
