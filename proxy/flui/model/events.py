@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Final
 
 from flui.model.fault import Fault
-from flui.model.fields import Field
+from flui.model.fields import TRACE, Field
 
 UNKNOWN: Final = -1
 """`length` of a body whose size is not known before its end."""
@@ -106,6 +106,34 @@ class RequestHead:
     """It carries an idempotency key: sending it twice is doing it once."""
     forwarded: list[Field] | None
     """Forwarded fields of the caller; worth keeping only if the caller is an allow-listed hop."""
+
+    def retraced(self, traceparent: bytes) -> RequestHead:
+        """The same head, which the validator has seen, with another trace: its caller repeats itself in everything else.
+
+        Args:
+            traceparent: Well-formed. This head has one such field.
+        """
+        wire = b"traceparent: %b\r\n" % traceparent
+        line = Field(b"traceparent", traceparent, wire, TRACE)
+        fields = self.fields.copy()
+        for at, old in enumerate(fields):
+            if old.kind == TRACE:
+                fields[at] = line
+                break
+        head = RequestHead(0, self.method, self.scheme, self.authority, self.path, self.query, fields, self.length, self.special, self.protocol)
+        http1 = self.http1
+        if http1:  # with the end of the line before it, which no value can hold
+            head.http1 = http1.replace(b"\r\ntraceparent: %b\r\n" % self.trace, b"\r\n" + wire, 1)
+        head.vetted = True
+        head.host = self.host
+        head.trace = traceparent
+        head.key = self.key
+        head.deadline = self.deadline
+        head.attempt = self.attempt
+        head.priority = self.priority
+        head.repeatable = self.repeatable
+        head.forwarded = self.forwarded
+        return head
 
     def __repr__(self) -> str:
         return f"RequestHead({self.stream}, {self.method!r}, {self.authority!r}, {self.path + self.query!r}, length={self.length})"
