@@ -65,6 +65,7 @@ class Splice:
         "fault",
         "first_at",
         "head",
+        "minted",
         "mirror",
         "octets_in",
         "octets_out",
@@ -137,6 +138,8 @@ class Splice:
         self.endpoint = b""
         """Name of the endpoint that was picked last."""
         self.trace = trace or head.trace
+        self.minted = trace is not head.trace and bool(trace)
+        """`trace` is not what the head says: it was made here."""
 
     # The caller's side.
 
@@ -199,8 +202,8 @@ class Splice:
 
         It shares the original's head and body; its answer goes nowhere. Only when the original is over.
         """
-        trace = b"" if self.trace is self.head.trace else self.trace
-        copy = Splice(self.down, self.head, self.decision, now, trace, self._origin)
+        copy = Splice(self.down, self.head, self.decision, now, self.trace, self._origin)
+        copy.minted = self.minted
         for event in self.kept():
             copy.from_down(event)
         return copy
@@ -230,7 +233,7 @@ class Splice:
         assert isinstance(forward, Forward)
         said = head = self.head
         extra = list(forward.add)
-        if self.trace is not head.trace:
+        if self.minted or self.trace is not head.trace:  # or the caller has since repeated its head with another one
             extra.append(field(b"traceparent", self.trace))
             if head.trace:
                 head = _untraced(head)

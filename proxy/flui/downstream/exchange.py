@@ -140,7 +140,14 @@ class Exchange:
             self._attach(connection, now)
         else:
             self.down.relay.tasks.start(self._dial(member))
-        return self._look_at(forward, now)
+        if forward.special:
+            return self._look_at(forward, now)
+        # as `_look_at` would say, without a call
+        look_at = self.deadline
+        patience_s = self.down.relay.timeouts.body_idle_s
+        if 0 < forward.idle_timeout_s < patience_s:
+            patience_s = forward.idle_timeout_s
+        return look_at if look_at < now + patience_s else now + patience_s
 
     def _look_at(self, forward: Forward, now: float) -> float:
         look_at = self.deadline

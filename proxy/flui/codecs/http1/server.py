@@ -215,7 +215,8 @@ class Http1Server:
             last = self._last_head
             assert last is not None
             if last.vetted and is_traceparent(trace):  # … or repeats itself but for the trace
-                self._begin(last.retraced(trace), size)
+                last.retrace(trace)
+                self._begin(last, size)
                 return
         limits = self._limits
         lines = octets.split(b"\r\n")
@@ -333,21 +334,21 @@ class Http1Server:
 
     def send(self, event: Event) -> None:
         """Says `event` to the peer."""
-        if isinstance(event, Data):
+        if type(event) is Data:
             self._send_data(event.chunk)
-        elif isinstance(event, ResponseHead):
+        elif type(event) is ResponseHead:
             self._send_head(event)
-        elif isinstance(event, End):
+        elif type(event) is End:
             self._send_end(event)
-        elif isinstance(event, Credit):
+        elif type(event) is Credit:
             self._body.credit += event.octets
             if self._state == _BODY:
                 self._advance(self._in)
-        elif isinstance(event, Reset):
+        elif type(event) is Reset:
             self._state = _DONE
             self.closing = True
             self.truncated = self._responding and self._left == UNKNOWN and not self._chunked
-        elif isinstance(event, RequestHead):
+        elif type(event) is RequestHead:
             raise AssertionError("a server sends no requests")
         else:
             assert_never(event)
