@@ -88,6 +88,17 @@ class Balance:
     """RING: no endpoint above (1 + excess) of the mean load, in basis points (2500 = 0.25)."""
 
 
+class Protocol(Enum):
+    """What is spoken to the endpoints of a cluster."""
+
+    AUTO = "auto"
+    """Over TLS whatever of HTTP/2 and HTTP/1.1 the endpoint picks (ALPN, RFC 7301); over plain text HTTP/1.1."""
+    HTTP1 = "http1"
+    """HTTP/1.1; over TLS nothing else is offered."""
+    HTTP2 = "http2"
+    """HTTP/2; over plain text with prior knowledge (RFC 9113 3.3). An endpoint that picks something else is not asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """A named set of endpoints that serve alike."""
@@ -108,6 +119,7 @@ class Cluster:
     health: HealthCheck | None = None
     rates: tuple[Rate, ...] = ()
     """Of all requests to it, whatever route they take."""
+    protocol: Protocol = Protocol.AUTO
 
 
 @dataclass(frozen=True, slots=True)
