@@ -11,7 +11,6 @@ import click
 
 from flui.codecs.validate import validate
 from flui.decide import INBOUND, Snapshot, decide
-from flui.downstream.exchange import hash_key
 from flui.identity.spiffe import SpiffeId
 from flui.model.config import ConfigError
 from flui.model.decision import Decision, Forward, Reply
@@ -23,6 +22,7 @@ from flui.model.topology import Cluster, Match, Policy, Target
 from flui.policy.base import Request
 from flui.policy.explain import explain as explain_policy
 from flui.policy.index import Index
+from flui.routing.key import hash_key
 from flui.routing.pick import Member, picker
 from flui.runtime.admin import plain
 from flui.runtime.cli import _words
