@@ -10,10 +10,10 @@ from typing import Final
 
 from flui.model.events import RequestHead, ResponseHead
 from flui.model.fault import DIALECTS, Fault
-from flui.model.fields import GRPC_TYPE, Field, field
+from flui.model.fields import GRPC_TYPE, Field, classified, field
 from flui.model.grpc import Status, message_said, status_of_http, status_said
 
-CONTENT_TYPE_GRPC: Final = field(b"content-type", b"application/grpc")
+CONTENT_TYPE_GRPC: Final = classified(b"content-type", b"application/grpc")
 TE_TRAILERS: Final = field(b"te", b"trailers")
 """What a call must carry to show that trailers arrive. `te` ends at each hop, so whoever forwards a call says it anew."""
 

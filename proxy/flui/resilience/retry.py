@@ -160,7 +160,7 @@ _DATES: Final = (
 
 
 def asked_pause(fields: list[Field], unix_now: float) -> float | None:
-    """The pause that an answer asks for, in seconds: its `retry-after`, or its `grpc-retry-pushback-ms` (gRPC A6), which nobody says but gRPC.
+    """The pause that an answer asks for, in seconds: its `retry-after`, or its `grpc-retry-pushback-ms` (gRPC A6).
 
     Returns:
         None when it asks for none; `NO_OTHER` when it asks for no other try, by anyone.
