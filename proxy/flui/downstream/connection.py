@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, cast
 
+from flui.codecs.grpc import is_call
 from flui.codecs.http1 import Http1Server
 from flui.codecs.validate import validate
 from flui.decide import decide
@@ -16,7 +17,7 @@ from flui.model.events import RequestHead, Reset
 from flui.model.fault import Fault
 from flui.model.fields import Field, field
 from flui.model.identity import ANONYMOUS
-from flui.splice import answer
+from flui.splice import answer, answer_call
 from flui.transport.alarm import Alarm
 from flui.transport.inbox import INBOX, WRITE_HIGH_OCTETS
 from flui.transport.tls import Peer
@@ -258,7 +259,10 @@ class Downstream(asyncio.BufferedProtocol):
         """Answers what cannot even be decided on, and ends the connection."""
         octets = 0
         if fault is not Fault.CALLER_GONE:
-            octets = answer(self.codec, stream, fault, b"", b"")
+            if head is not None and is_call(head):
+                answer_call(self.codec, stream, fault)
+            else:
+                octets = answer(self.codec, stream, fault, b"", b"")
         else:
             self.codec.send(Reset(stream, fault))
         self._gate.recorder.refused(self._gate.listener.name, self.principal, fault, head, octets, self._tls_s)

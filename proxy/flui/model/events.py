@@ -33,6 +33,7 @@ class RequestHead:
         "extra",
         "fields",
         "forwarded",
+        "grpc",
         "host",
         "http1",
         "key",
@@ -89,6 +90,8 @@ class RequestHead:
         """Octets of start line, host and `fields` in HTTP/1.1, once somebody has needed them."""
         self.vetted = False
         """The validator has seen it, and found nothing."""
+        self.grpc = False
+        """It is a gRPC call: a POST with gRPC's content-type. Set by the validator."""
 
     # Found by the validator in its one pass over the fields; not there before.
     host: bytes
