@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from typing import Final, cast
 
 from flui.codecs.http2 import Bounds, Http2Client
@@ -141,7 +142,7 @@ class Shared(asyncio.BufferedProtocol):
         self._keeper = keeper
         self._loop = asyncio.get_running_loop()
         self._most = bounds.streams
-        self._touched: list[Lane] = []
+        self._touched: deque[Lane] = deque()
         self._ending: asyncio.TimerHandle | None = None
         self.member = member
         self.codec = Http2Client(limits, bounds)
@@ -259,9 +260,6 @@ class Shared(asyncio.BufferedProtocol):
     def _ended(self) -> None:
         self.codec.receive_eof()
         self._keeper.forget(self)
-        touched = self._touched = [lane for lane in self.lanes.values() if lane.heard]  # also those that a mistake of ours left untold
-        for lane in self.lanes.values():
-            lane.touched = lane in touched
         self._carry_on(time.monotonic())
 
     def pause_writing(self) -> None:
@@ -290,7 +288,8 @@ class Shared(asyncio.BufferedProtocol):
         try:
             self._speak(now)
         except BaseException:
-            self.close()  # who else was to be told hears of it when the socket is gone
+            self.close()
+            self._loop.call_soon(self._catch_up)  # who else was to be told is told that it is over
             raise
         finally:
             self.due = False
@@ -314,10 +313,10 @@ class Shared(asyncio.BufferedProtocol):
 
     def _tell(self, now: float) -> None:
         touched = self._touched
-        self._touched = []
         first: Pumps | None = None
         others: dict[int, Pumps] = {}
-        for lane in touched:
+        while touched:
+            lane = touched.popleft()
             lane.touched = False
             owner = lane.owner
             if owner is None or not lane.heard:
