@@ -42,13 +42,13 @@ class Down:
 class Asker:
     """An exchange: one request, and what is said to it."""
 
-    def __init__(self, pool, down=None, *, credits=True):
+    def __init__(self, pool, down=None, *, takes=True):
         self.pool = pool
         self.down = down or Down()
         self.up = None
         self.told = 0
         self.heard = []
-        self.credits = credits
+        self.takes = takes
         self.waits_since = float("inf")
 
     def upstream_spoke(self, now):
@@ -59,7 +59,7 @@ class Asker:
     def listen(self):
         for e in self.up.codec.events():
             self.heard.append(e)
-            if isinstance(e, Data) and self.credits:
+            if isinstance(e, Data) and self.takes:
                 self.up.codec.send(Credit(self.stream, len(e.chunk)))
         self.up.flush()
 

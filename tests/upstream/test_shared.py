@@ -185,12 +185,11 @@ def test_a_caller_that_does_not_read_stops_no_other():
     async def story(stage):
         module = await stage.module(answers=False)
         pool = pool_of(cluster(module))
-        stalled = [await Asker(pool, credits=False).ask() for _ in range(20)]
+        stalled = [await Asker(pool, takes=False).ask() for _ in range(20)]
         (there,) = module.connections
         await until(lambda: len(there.ended) == 20, "all are asked")
         for stream in list(there.ended):
-            while not there.h2.local_flow_control_window(stream):
-                await asyncio.sleep(0)
+            await until(lambda s=stream: there.h2.local_flow_control_window(s) >= Limits().window_octets, "the connection's window is open")
             there.respond(stream, bytes(1 << 20), end=False)
             await until(lambda s=stream: len(stalled[s // 2].body) == Limits().window_octets, "its window is used up")
         for _ in range(5):
@@ -301,7 +300,7 @@ def test_goaway_to_nobody_ends_the_connection():
 def test_an_endpoint_that_speaks_no_http2_is_malformed_to_all():
     async def story(stage):
         module = await stage.module()
-        server = await asyncio.get_running_loop().create_server(lambda: Old(), "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(Old, "127.0.0.1", 0)
         module.address = type(module.address)("127.0.0.1", server.sockets[0].getsockname()[1])
         pool = pool_of(cluster(module))
         askers = await asked(pool, 2)

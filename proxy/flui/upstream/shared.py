@@ -115,6 +115,7 @@ class Shared(asyncio.BufferedProtocol):
     __slots__ = (
         "_ending",
         "_keeper",
+        "_leaving",
         "_loop",
         "_most",
         "_touched",
@@ -144,6 +145,7 @@ class Shared(asyncio.BufferedProtocol):
         self._most = bounds.streams
         self._touched: deque[Lane] = deque()
         self._ending: asyncio.TimerHandle | None = None
+        self._leaving = False
         self.member = member
         self.codec = Http2Client(limits, bounds)
         self.peer: Peer | None = None
@@ -168,7 +170,7 @@ class Shared(asyncio.BufferedProtocol):
         """One more exchange may begin."""
         codec = self.codec
         busy = self.busy
-        return busy < self._most and codec.room + codec.streams > busy
+        return busy < self._most and not self._leaving and codec.room + codec.streams > busy
 
     def lane(self) -> Lane:
         """A lane for one more exchange; it counts until `leave`. Only with `has_room`."""
@@ -187,13 +189,13 @@ class Shared(asyncio.BufferedProtocol):
             self.lanes.pop(number, None)
             if self.codec.carries(number):
                 if self.heard_at < lane.opened_at < now - _SILENT_S:
-                    self.codec.drain()
+                    self._leaving = True
                 self.codec.send(Reset(number, Fault.CALLER_GONE))
                 self.flush()
         if not self.busy:
             self.idle_since = now
-        if self.codec.closing:
-            self.flush()
+            if self._leaving:
+                self.drain()
 
     def unanswered(self, now: float) -> None:
         """Tells the endpoint's vitals of each request that waits for its answer."""
@@ -336,9 +338,14 @@ class Shared(asyncio.BufferedProtocol):
     # The end.
 
     def drain(self) -> None:
-        """Takes no new lane; the endpoint is told, and the connection ends with its last exchange."""
-        self.codec.drain()
-        self.flush()
+        """Takes no new lane; the connection ends with its last exchange.
+
+        The endpoint is told only then: some do not answer any more what is under way when they hear GOAWAY.
+        """
+        self._leaving = True
+        if not self.busy:
+            self.codec.drain()
+            self.flush()
 
     def _end(self) -> None:
         """Everything is said, and written as far as the endpoint reads."""
