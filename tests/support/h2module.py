@@ -43,6 +43,9 @@ class H2Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
         self.module.connections.append(self)
+        tls = transport.get_extra_info("ssl_object")
+        if not self.module.greets or (tls is not None and tls.selected_alpn_protocol() != "h2"):
+            return
         self.h2.initiate_connection()
         if self.module.window:
             self.h2.increment_flow_control_window(self.module.window)
@@ -120,6 +123,8 @@ class H2Module:
             stream_window: Window of each stream.
         """
         self.answers = answers
+        self.greets = True
+        """It says its SETTINGS as soon as somebody is there. Never where TLS settled on another protocol."""
         self.reads = reads
         self.window = window
         codes = h2.settings.SettingCodes
