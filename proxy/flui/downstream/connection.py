@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, cast
 
+from flui.codecs.grpc import is_call
 from flui.codecs.http1 import Http1Server
 from flui.codecs.validate import validate
 from flui.decide import decide
@@ -16,7 +17,7 @@ from flui.model.events import RequestHead, Reset
 from flui.model.fault import Fault
 from flui.model.fields import Field, field
 from flui.model.identity import ANONYMOUS
-from flui.splice import answer
+from flui.splice import answer, answer_call
 from flui.transport.alarm import Alarm
 from flui.transport.inbox import INBOX, WRITE_HIGH_OCTETS
 from flui.transport.tls import Peer
@@ -44,6 +45,7 @@ class Downstream(asyncio.BufferedProtocol):
         "_head_since",
         "_idle_since",
         "_lost",
+        "_moved",
         "_origin",
         "_reading",
         "_source",
@@ -73,6 +75,8 @@ class Downstream(asyncio.BufferedProtocol):
         self.peer: Peer | None = None
         self.transport: asyncio.Transport
         self._exchanges: dict[int, Exchange] = {}
+        self._moved: list[Exchange] = []
+        """Exchanges whose upstream may have something to be written."""
         self._alarm = Alarm(gate.relay.loop, self._rang)
         self._head_since = accepted_at
         self._idle_since = accepted_at
@@ -164,42 +168,56 @@ class Downstream(asyncio.BufferedProtocol):
         codec = self.codec
         exchanges = self._exchanges
         while events := codec.events():
+            spoken: Exchange | None = None
             for event in events:
-                if isinstance(event, RequestHead):
-                    self._begin(event, now)
-                    continue
-                exchange = exchanges.get(event.stream)
-                if exchange is not None:
-                    exchange.active_at = now
-                    exchange.splice.from_down(event)
-                elif isinstance(event, Reset) and not codec.closing:
-                    self._refuse(event.stream, event.fault, None)
-            for exchange in list(exchanges.values()):
-                self.settle(exchange, now)
+                if type(event) is RequestHead:
+                    exchange = self._begin(event, now)
+                else:
+                    exchange = exchanges.get(event.stream)
+                    if exchange is not None:
+                        exchange.active_at = now
+                        exchange.splice.from_down(event)
+                    elif type(event) is Reset and not codec.closing:
+                        self._refuse(event.stream, event.fault, None)
+                if exchange is not spoken:
+                    if spoken is not None:
+                        self.settle(spoken, now)
+                    spoken = exchange
+            if spoken is not None:
+                self.settle(spoken, now)
         # After all is said: credit that came back meanwhile keeps a socket reading that would have stopped for nothing.
-        for exchange in exchanges.values():
-            if exchange.up is not None:
-                exchange.up.flush()
+        if self._moved:
+            moved = self._moved
+            self._moved = []
+            for exchange in moved:
+                if exchange.up is not None:
+                    exchange.up.flush()
         self._flush(now)
 
     def settle(self, exchange: Exchange, now: float) -> None:
-        """Carries out what the upstream of `exchange` has said; when that ends the exchange, it is over and recorded."""
+        """Carries out what the upstream of `exchange` has said; when that ends the exchange, it is over and recorded.
+
+        Its upstream is written to when the connection is pumped next.
+        """
         up = exchange.up
         splice = exchange.splice
         if up is not None:
-            for event in up.codec.events():
-                splice.from_up(event, now)
+            events = up.codec.events()
+            if events:
+                splice.from_up(events, now)
         if not splice.deaf:
+            self._moved.append(exchange)
             return
         if not splice.done:
             exchange.repeat(now)
+            self._moved.append(exchange)
         elif self._exchanges.pop(splice.stream, None) is not None:
             exchange.finish(now)
             self._gate.recorder.exchange(splice, now, self._tls_s)
             self._tls_s = 0.0
             self._idle_since = now
 
-    def _begin(self, head: RequestHead, now: float) -> None:
+    def _begin(self, head: RequestHead, now: float) -> Exchange | None:
         """A head is complete: it is validated, decided on, and sent on its way or answered."""
         fault = validate(head)
         if fault is None and head.protocol:
@@ -207,7 +225,7 @@ class Downstream(asyncio.BufferedProtocol):
         if fault is not None:
             self.codec.last()
             self._refuse(head.stream, fault, head)
-            return
+            return None
         self._used = True
         relay = self.relay
         snapshot = relay.snapshot
@@ -235,12 +253,16 @@ class Downstream(asyncio.BufferedProtocol):
             look_at = exchange.start(action, now)
             if look_at < self._alarm.rings_at:
                 self._alarm.by(look_at, now)
+        return exchange
 
     def _refuse(self, stream: int, fault: Fault, head: RequestHead | None) -> None:
         """Answers what cannot even be decided on, and ends the connection."""
         octets = 0
         if fault is not Fault.CALLER_GONE:
-            octets = answer(self.codec, stream, fault, b"", b"")
+            if head is not None and is_call(head):
+                answer_call(self.codec, stream, fault)
+            else:
+                octets = answer(self.codec, stream, fault, b"", b"")
         else:
             self.codec.send(Reset(stream, fault))
         self._gate.recorder.refused(self._gate.listener.name, self.principal, fault, head, octets, self._tls_s)

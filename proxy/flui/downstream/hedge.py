@@ -12,9 +12,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from flui.codecs.grpc import answered
 from flui.model.decision import Forward
 from flui.model.events import Event, Reset, ResponseHead
 from flui.model.fault import Fault
+from flui.model.grpc import counted_as
 from flui.routing.pick import Member
 from flui.telemetry.families import HEDGES, RETRIES
 from flui.upstream.connection import Upstream
@@ -122,7 +124,9 @@ class Hedge:
                 self.late(now)
                 return None
             if isinstance(event, ResponseHead) and event.status >= 200:
-                if exchange.up is not None and (event.status >= 500 or event.status in forward.retry.statuses):
+                ended = answered(event) if exchange.splice.head.grpc else None
+                status = event.status if ended is None else counted_as(ended)
+                if exchange.up is not None and (status >= 500 or event.status in forward.retry.statuses):
                     self.late(now)  # the first may still do better
                     return None
                 return self._win(up, events, now)
@@ -136,8 +140,7 @@ class Hedge:
         self.is_on = False
         exchange.down.relay.meters.count(HEDGES, pool.cluster.name, "won")
         exchange.won(self, up, now)
-        for event in events:
-            exchange.splice.from_up(event, now)
+        exchange.splice.from_up(events, now)
         return exchange.upstream_spoke(now)
 
     def late(self, now: float) -> None:

@@ -22,6 +22,8 @@ from flui.model.resilience import (
 
 APP: Final = "@app"
 """Name of the cluster that is the module beside us; no service can be called so."""
+SELF: Final = "@flui"
+"""Where a request goes that the sidecar answers itself; there is no such cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,9 @@ class Route:
     inject: Injection | None = None
 
 
-APP_ROUTE: Final = Route("app", Match(), (Target(APP),), retry=Retry(statuses=()))
+APP_ROUTE: Final = Route("app", Match(), (Target(APP),), retry=Retry(statuses=(), grpc_statuses=()))
 """What becomes of a request that may come in, unless configuration says otherwise. The module's own answers are final: whoever
 called may know other replicas, and tries there."""
+
+SELF_ROUTE: Final = Route("flui-health", Match(), (Target(SELF),), retry=Retry(attempts=1))
+"""What becomes of a call that asks how the sidecar itself is."""

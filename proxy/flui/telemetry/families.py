@@ -136,6 +136,7 @@ CONCURRENCY_LIMIT: Final = Family("flui_concurrency_limit", Kind.GAUGE, ("cluste
 LOOP_LAG: Final = Family("flui_loop_lag_seconds", Kind.GAUGE, (), "How long work waits for the event loop.")
 OVERLOAD_LEVEL: Final = Family("flui_overload_level", Kind.GAUGE, (), "0: nothing is shed; 1: low priority; 2: also normal.")
 BUFFERED: Final = Family("flui_buffered_octets", Kind.GAUGE, ("side",), "Octets waiting in the sidecar: downstream, upstream, replay.")
+GRPC_CALLS: Final = Family("flui_grpc_calls_total", Kind.COUNTER, (*_ROUTE, "status"), "gRPC calls that ended, by gRPC's status.")
 LOG_LINES_SAMPLED: Final = Family("flui_log_lines_sampled_total", Kind.COUNTER, (), "Successes left out of the access log by its sampling.")
 
 
@@ -187,6 +188,7 @@ FAMILIES: Final = (
     LOOP_LAG,
     OVERLOAD_LEVEL,
     BUFFERED,
+    GRPC_CALLS,
     LOG_LINES_SAMPLED,
 )
 """Every family, in the order of the page."""
