@@ -191,7 +191,7 @@ class Shared(asyncio.BufferedProtocol):
                 if self.heard_at < lane.opened_at < now - _SILENT_S:
                     self._leaving = True
                 self.codec.send(Reset(number, Fault.CALLER_GONE))
-                self.flush()
+            self.flush()  # it may have been reset before, and nobody else would write that
         if not self.busy:
             self.idle_since = now
             if self._leaving:
