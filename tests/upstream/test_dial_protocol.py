@@ -172,6 +172,30 @@ def test_a_connection_does_not_outlive_the_trust_in_its_peer(mesh, tmp_path):
     play(story)
 
 
+def test_before_a_certificate_lapses_its_connection_takes_no_more_and_lets_those_on_it_end(mesh):
+    """Else every exchange that a busy connection carries would be cut with it, at every rotation."""
+
+    async def story(stage):
+        module = await mesh.module(stage, answers=False)
+        pool = mesh.pool(module)
+        asker = await Asker(pool).ask()
+        await until(lambda: module.connections and module.connections[0].ended, "it is asked")
+        lapses = min(asker.up.peer.principal.expires_at, mesh.credentials.expires_at)
+        pool.renew(lapses - 60)
+        assert asker.up.shared.has_room
+        pool.renew(lapses - 29)
+        assert not asker.up.shared.has_room
+        again = await Asker(pool).ask()
+        assert again.up.shared is not asker.up.shared
+        module.connections[0].respond(1, b"to the end")
+        assert (await asker.answered()).body == b"to the end"
+        asker.release()
+        await until(lambda: module.connections[0].lost, "it ends with its last exchange")
+        assert pool.open_count() == 1
+
+    play(story)
+
+
 def test_a_lane_has_the_face_of_a_connection(mesh):
     async def story(stage):
         pool = mesh.pool(await mesh.module(stage))

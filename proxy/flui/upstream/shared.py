@@ -10,6 +10,7 @@ window, and no other. A connection that leaves (drained, or the peer said GOAWAY
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from typing import Final, cast
@@ -125,6 +126,7 @@ class Shared(asyncio.BufferedProtocol):
         "heard_at",
         "idle_since",
         "lanes",
+        "leaves_at",
         "lost",
         "member",
         "peer",
@@ -159,6 +161,8 @@ class Shared(asyncio.BufferedProtocol):
         """When the last lane came back."""
         self.heard_at = 0.0
         """When octets came last."""
+        self.leaves_at = math.inf
+        """When it takes no new lane any more, so that none is cut when a certificate of either side lapses; Unix seconds."""
         self.lost = False
         self.due = False
         """Whoever was spoken to is told, and what was said is written, before this turn of the loop is over."""
