@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from flui.codecs.grpc import is_call
 from flui.codecs.http1 import Http1Server
+from flui.codecs.http2 import PREFACE, Http2Server
 from flui.codecs.validate import validate
 from flui.decide import decide
 from flui.downstream.exchange import Exchange
@@ -20,7 +21,7 @@ from flui.model.identity import ANONYMOUS
 from flui.splice import answer, answer_call
 from flui.transport.alarm import Alarm
 from flui.transport.inbox import INBOX, WRITE_HIGH_OCTETS
-from flui.transport.tls import Peer
+from flui.transport.tls import HTTP2, Peer
 
 if TYPE_CHECKING:
     from flui.downstream.relay import Gate
@@ -41,6 +42,7 @@ class Downstream(asyncio.BufferedProtocol):
         "_alarm",
         "_ending",
         "_exchanges",
+        "_first",
         "_gate",
         "_head_since",
         "_idle_since",
@@ -52,6 +54,7 @@ class Downstream(asyncio.BufferedProtocol):
         "_tls_s",
         "_used",
         "codec",
+        "http2",
         "peer",
         "principal",
         "relay",
@@ -69,7 +72,11 @@ class Downstream(asyncio.BufferedProtocol):
         self._source = source
         self._gate = gate
         self.relay = gate.relay
-        self.codec = Http1Server(gate.relay.limits, b"https" if gate.listener.tls else b"http")
+        self.codec: Http1Server | Http2Server = Http1Server(gate.relay.limits, b"https" if gate.listener.tls else b"http")
+        self.http2: Http2Server | None = None
+        """The codec, where it is one for many exchanges at a time."""
+        self._first: bytes | None = None if gate.listener.tls else b""
+        """Octets that may become the preface of HTTP/2 (RFC 9113 3.4); None once it is known what is spoken."""
         self.principal = ANONYMOUS.name if gate.listener.tls else gate.relay.snapshot.identity
         """Whom policy is asked about: the certificate's SPIFFE ID, or our own module on a plain listener."""
         self.peer: Peer | None = None
@@ -99,7 +106,7 @@ class Downstream(asyncio.BufferedProtocol):
         if gate.listener.tls:
             self._tls_s = now - self._head_since
             try:
-                self.peer = gate.authenticate(transport)
+                self.peer, protocol = gate.authenticate(transport)
             except SvidError as error:
                 gate.refused(error)
                 self._ending = _CLOSING  # what came with the end of the handshake is not read
@@ -112,6 +119,8 @@ class Downstream(asyncio.BufferedProtocol):
             if name:
                 host = f'"[{name[0]}]"' if ":" in name[0] else name[0]
                 self._origin = field(b"forwarded", b"for=%b;proto=https" % host.encode())
+            if protocol == HTTP2:
+                self._speak_http2(b"https")
         gate.connections.add(self)
         self._head_since = self._idle_since = now
         self._alarm.by(now + self._patience(), now)
@@ -130,11 +139,28 @@ class Downstream(asyncio.BufferedProtocol):
         if self._ending:
             return
         now = time.monotonic()
+        if self._first is not None:
+            data = self._first + data
+            if PREFACE.startswith(data[: len(PREFACE)]) and len(data) < len(PREFACE):
+                self._first = data  # its beginning could still be that of a request in HTTP/1.1
+                return
+            self._first = None
+            if data.startswith(PREFACE):
+                self._speak_http2(b"http")
+        if self.http2 is not None:
+            self.http2.tick(now)
         self.codec.receive(data)
         self.pump(now)
 
+    def _speak_http2(self, scheme: bytes) -> None:
+        self.codec = self.http2 = Http2Server(self.relay.limits, scheme, self._gate.bounds)
+        self.transport.write(self.codec.take())
+
     def eof_received(self) -> bool:
         """The caller will send no more; what it asked for is still answered where the transport can (plain TCP)."""
+        if self._first:
+            self.codec.receive(self._first)
+        self._first = None
         self.codec.receive_eof()
         self.pump(time.monotonic())
         return bool(self._exchanges) and self.peer is None
@@ -147,6 +173,8 @@ class Downstream(asyncio.BufferedProtocol):
         self._gate.connections.discard(self)
         if self._source:
             self._gate.sources.leave(self._source, proven=self.peer is not None)
+        if self.http2 is not None:
+            self._gate.count_bounds(self.http2.counts)
         now = time.monotonic()
         for exchange in list(self._exchanges.values()):
             exchange.splice.reset(Fault.CALLER_GONE)
@@ -177,7 +205,7 @@ class Downstream(asyncio.BufferedProtocol):
                     if exchange is not None:
                         exchange.active_at = now
                         exchange.splice.from_down(event)
-                    elif type(event) is Reset and not codec.closing:
+                    elif type(event) is Reset and not codec.closing and (self.http2 is None or event.fault is not Fault.CALLER_GONE):
                         self._refuse(event.stream, event.fault, None)
                 if exchange is not spoken:
                     if spoken is not None:
@@ -223,7 +251,8 @@ class Downstream(asyncio.BufferedProtocol):
         if fault is None and head.protocol:
             fault = Fault.UPGRADE_REFUSED
         if fault is not None:
-            self.codec.last()
+            if self.http2 is None:
+                self.codec.last()
             self._refuse(head.stream, fault, head)
             return None
         self._used = True
@@ -256,7 +285,7 @@ class Downstream(asyncio.BufferedProtocol):
         return exchange
 
     def _refuse(self, stream: int, fault: Fault, head: RequestHead | None) -> None:
-        """Answers what cannot even be decided on, and ends the connection."""
+        """Answers what cannot even be decided on, which ends a connection that has one exchange at a time."""
         octets = 0
         if fault is not Fault.CALLER_GONE:
             if head is not None and is_call(head):
@@ -355,7 +384,11 @@ class Downstream(asyncio.BufferedProtocol):
             else:
                 self._rest(now)
         elif now >= self._idle_since + self._patience():
-            self._close(now)
+            if self.http2 is None:
+                self._close(now)
+            else:
+                self.http2.drain()
+                self._flush(now)
         else:
             self._rest(now)
 
@@ -364,8 +397,9 @@ class Downstream(asyncio.BufferedProtocol):
 
         A response whose head is out cannot say so any more: a request may follow it, which then is the last (`_begin`).
         """
-        if any(not exchange.splice.status for exchange in self._exchanges.values()):
+        if self.http2 is not None or any(not exchange.splice.status for exchange in self._exchanges.values()):
             self.codec.last()
+            self._flush(now)
         self._idle_since = max(self._idle_since, now)  # a request may be on its way, however long none came
         self._alarm.by(now + self.relay.linger_s, now)
 

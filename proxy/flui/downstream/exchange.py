@@ -380,9 +380,9 @@ class Exchange:
             body_idle_s = relay.timeouts.body_idle_s
             if since >= body_idle_s:
                 if not self.held and splice.octets_in - self._body_seen < relay.limits.body_rate * since:
-                    self.down.codec.fail(Fault.REQUEST_TIMEOUT)
+                    self.down.codec.fail(Fault.REQUEST_TIMEOUT, splice.stream)
                     return now
-                self.held = not self.down.codec.reading
+                self.held = self.down.codec.holds_back(splice.stream)
                 self._body_checked_at = now
                 self._body_seen = splice.octets_in
             look = min(look, self._body_checked_at + body_idle_s)

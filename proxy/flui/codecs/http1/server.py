@@ -303,8 +303,14 @@ class Http1Server:
         else:
             body.begin_length(length)
 
-    def fail(self, fault: Fault) -> None:
+    def holds_back(self, stream: int) -> bool:
+        """Whether the caller may send no more of its request now, for want of credit."""
+        del stream
+        return not self.reading
+
+    def fail(self, fault: Fault, stream: int = 0) -> None:
         """Gives up on what the caller is sending (too slow, most likely): its exchange becomes a Reset event."""
+        del stream
         if self._state != _DONE:
             self._fail(fault)
 
