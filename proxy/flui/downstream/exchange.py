@@ -228,12 +228,12 @@ class Exchange:
 
     # What the upstream connection calls.
 
-    def upstream_spoke(self) -> None:
+    def upstream_spoke(self, now: float) -> Downstream:
         """See `Owner`."""
-        now = time.monotonic()
         self.active_at = now
-        self.down.settle(self, now)
-        self.down.pump(now)
+        down = self.down
+        down.settle(self, now)
+        return down
 
     @property
     def waits_since(self) -> float:

@@ -59,7 +59,7 @@ class Services:
             protocol=reader.value(fields.get("protocol"), _protocol) or Protocol.AUTO,
         )
         cluster = guarded(reader, cluster, fields)
-        check_protocol(reader, cluster, fields, "write `protocol: h2`")
+        check_protocol(reader, cluster, fields, "write `protocol: http2`")
         return cluster
 
     def _endpoints(self, service: str, node: Node, fields: dict[str, Node]) -> tuple[Endpoint, ...]:
@@ -128,11 +128,8 @@ class Services:
         return Balance(policy or default.policy, key or default.key, default.excess_bp if excess_bp is None else excess_bp)
 
 
-PROTOCOLS: Final = {"auto": Protocol.AUTO, "http1": Protocol.HTTP1, "h2": Protocol.HTTP2}
-
-
 def _protocol(text: str) -> Protocol:
-    return PROTOCOLS[schema.one_of(text, PROTOCOLS, "protocol", "")]
+    return Protocol(schema.one_of(text, [protocol.value for protocol in Protocol], "protocol", ""))
 
 
 def _endpoint_name(text: str) -> str:

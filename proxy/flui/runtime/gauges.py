@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from flui import __version__, compiled
-from flui.downstream.connection import Downstream
 from flui.model.resilience import PRIORITY_NAMES
 from flui.telemetry import resources
 from flui.telemetry.families import (
@@ -109,9 +108,5 @@ def _breakers(running: Running, *, used: bool) -> Samples:
 def _buffered(running: Running) -> Samples:
     connections = [connection for gate in running.gates for connection in gate.connections]
     yield ("downstream",), sum(connection.transport.get_write_buffer_size() for connection in connections)
-    yield ("upstream",), sum(_upstream(connection) for connection in connections)
+    yield ("upstream",), running.relay.pools.buffered_octets()
     yield ("replay",), sum(exchange.splice.kept_octets for connection in connections for exchange in connection.exchanges())
-
-
-def _upstream(connection: Downstream) -> int:
-    return sum(exchange.up.transport.get_write_buffer_size() for exchange in connection.exchanges() if exchange.up is not None)
