@@ -254,6 +254,12 @@ MISTAKES = {
     "second document": (GOOD + "---\nadmin: off\n", 7, "", "second document"),
     "list as a key": (GOOD + "? [a]\n: b\n", 7, "", "not a plain word"),
     "app without scheme": ("service: a\ncerts: c\napp: 127.0.0.1:8000\n", 3, "app", "write `http://127.0.0.1:8000`"),
+    "service with the sidecar's own name": (
+        GOOD + "  flui-health: {endpoints: [10.0.0.9:1]}\n",
+        7,
+        "services.flui-health",
+        "its own health",
+    ),
     "app grpc": ("service: a\ncerts: c\napp: grpc://127.0.0.1:8000\n", 3, "app", "write `h2c://127.0.0.1:8000`"),
     "app h2c with a path": ("service: a\ncerts: c\napp: h2c://127.0.0.1:8000/x\n", 3, "app", "write only `h2c://HOST:PORT`"),
     "protocol unknown": (GOOD + "    protocol: h2\n", 7, "services.stock.protocol", "no protocol 'h2'"),
@@ -270,7 +276,12 @@ MISTAKES = {
         "write `protocol: http2`",
     ),
     "health by grpc with a path": (GOOD + "    health: {grpc: '', path: /x}\n", 7, "services.stock.health.path", "neither path nor"),
-    "health by grpc of no service": (GOOD + "    health: {grpc: 'a b'}\n", 7, "services.stock.health.grpc", "not the name of a gRPC service"),
+    "health by grpc of no service": (
+        GOOD + "    health: {grpc: 'a b'}\n",
+        7,
+        "services.stock.health.grpc",
+        "not the name of a gRPC service",
+    ),
     "grpc message too large": (GOOD + "limits: {grpc_message: 2GiB}\n", 7, "limits.grpc_message", "or 0 for no limit"),
     "retry by grpc's OK": (
         GOOD + "routes: [{name: x, to: stock, retry: {grpc: [ok]}}]\n",

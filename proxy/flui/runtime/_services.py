@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from flui.decide import SELF_HOST
 from flui.model.fields import HOST, OURS, kind_of
 from flui.model.topology import Address, Balance, Cluster, Endpoint, HashKey, KeySource, Policy, Protocol
 from flui.runtime import _schema as schema
@@ -45,6 +46,8 @@ class Services:
     def _cluster(self, name: str, node: Node) -> Cluster:
         reader = self._reader
         reader.value(Text(node.place, name), schema.name)
+        if name.encode() == SELF_HOST:
+            reader.wrong(node.place, "under this name a sidecar answers for its own health", "give the service another one")
         fields = reader.fields(node, SERVICE_KEYS, f"{name}: {{endpoints: [10.0.0.7:15006]}}")
         plaintext = reader.value(fields.get("plaintext"), schema.flag) or False
         identity = reader.value(fields.get("identity"), schema.spiffe_id)
