@@ -52,7 +52,7 @@ def config(sidecar: Sidecar, folder: Path, certs: Path, policy: Path) -> str:
     called: dict[str, object] = {"endpoints": [f"127.0.0.1:{sidecar.at}"], "rate": limit, "concurrency": concurrency}
     if sidecar.plain:
         called |= {"plaintext": True, "health": health}
-    return yaml.safe_dump(
+    return yaml.dump(
         {
             "service": sidecar.service,
             "app": {"url": f"http://127.0.0.1:{sidecar.app}", "rate": limit, "concurrency": concurrency, "health": health},
@@ -66,8 +66,17 @@ def config(sidecar: Sidecar, folder: Path, certs: Path, policy: Path) -> str:
             "access_log": "/dev/null",
             "tracing": {"endpoint": f"http://127.0.0.1:{sidecar.collector}/v1/traces", "share": "1%", "rate": "100/s"},
         },
+        Dumper=_Whole,
         sort_keys=False,
     )
+
+
+class _Whole(yaml.SafeDumper):
+    """Writes a value out wherever it stands: a sidecar reads no aliases."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        del data
+        return True
 
 
 def write_policy(folder: Path, model: Path) -> None:

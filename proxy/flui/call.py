@@ -135,10 +135,14 @@ class Call(Splice):
 
     # The endpoint's side.
 
-    def from_up(self, event: Event, now: float) -> None:
+    def from_up(self, events: list[Event], now: float) -> None:
         """Takes what the endpoint says."""
-        if not self.deaf:
-            if isinstance(event, Data):
+        down = self.down
+        for event in events:
+            if self.deaf:
+                return
+            event.stream = self.stream
+            if type(event) is Data:
                 if self._looks:
                     fault = self._look(event.chunk, asked=False)
                     if fault is not None:
@@ -148,14 +152,18 @@ class Call(Splice):
                     self._at_rest = inspector is None or inspector.at_rest
                 else:
                     self._at_rest = False  # nobody knows
-            elif isinstance(event, End):
+                self.octets_out += len(event.chunk)
+                down.send(event)
+            elif type(event) is End:
                 if self._messages_out is not None:
                     fault = self._messages_out.finish()
                     if fault is not None:
                         self.fail(fault)
                         return
-                event = self._with_status(event)
-        super().from_up(event, now)
+                down.send(self._with_status(event))
+                self.done = self.deaf = True
+            else:
+                super().from_up([event], now)
 
     def _answer(self, event: ResponseHead, now: float) -> None:
         if event.status < 200:

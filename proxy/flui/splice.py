@@ -67,6 +67,7 @@ class Splice:
         "fault",
         "first_at",
         "head",
+        "minted",
         "mirror",
         "octets_in",
         "octets_out",
@@ -139,6 +140,8 @@ class Splice:
         self.endpoint = b""
         """Name of the endpoint that was picked last."""
         self.trace = trace or head.trace
+        self.minted = trace is not head.trace and bool(trace)
+        """`trace` is not what the head says: it was made here."""
 
     # The caller's side.
 
@@ -149,11 +152,11 @@ class Splice:
 
     def from_down(self, event: Event) -> None:
         """Takes what the caller says after the head."""
-        if isinstance(event, End):
+        if type(event) is End:
             self.request_ended = True
-        elif isinstance(event, Data):
+        elif type(event) is Data:
             self.octets_in += len(event.chunk)
-        elif isinstance(event, Reset):
+        elif type(event) is Reset:
             self.reset(event.fault)
             return
         if self.done:
@@ -201,8 +204,8 @@ class Splice:
 
         It shares the original's head and body; its answer goes nowhere. Only when the original is over.
         """
-        trace = b"" if self.trace is self.head.trace else self.trace
-        copy = type(self)(self.down, self.head, self.decision, now, trace, self._origin)
+        copy = type(self)(self.down, self.head, self.decision, now, self.trace, self._origin)
+        copy.minted = self.minted
         for event in self.kept():
             copy.from_down(event)
         return copy
@@ -213,21 +216,14 @@ class Splice:
         self.attached_at = now
         self.tries += 1
         self.up_stream = self.say(up, now)
-        if self.sent:
-            for event in self.kept():
-                event.stream = self.up_stream
-                up.send(event)
-            if self._kept_room < 0:
-                self._kept = None  # it outgrew its bound between two tries: this one is the last
-            return
+        kept = self.kept() if self.sent else self._kept
         self.sent = True
-        kept = self._kept
-        if kept is not None:
+        if kept:
             for event in kept:
                 event.stream = self.up_stream
                 up.send(event)
-            if self._kept_room < 0:
-                self._kept = None
+        if self._kept_room < 0:
+            self._kept = None  # sent once it is not kept, or it outgrew its bound between two tries: this one is the last
 
     def say(self, up: Events, now: float) -> int:
         """Sends the head to an upstream.
@@ -237,26 +233,26 @@ class Splice:
         """
         forward = self.decision.action
         assert isinstance(forward, Forward)
-        head = self.head
+        said = head = self.head
         extra = list(forward.add)
-        if self.trace is not head.trace:
+        if self.minted or self.trace is not head.trace:  # or the caller has since repeated its head with another one
             extra.append(field(b"traceparent", self.trace))
             if head.trace:
                 head = _untraced(head)
-        if self.head.deadline >= 0:
+        if said.deadline >= 0:
             extra.append(self._left(now))
         elif forward.deadline is not None:
             fresh = now - self.begun_at < _FRESH_S
             extra.append(forward.deadline if fresh else self._left(now))
-        if self.head.forwarded is not None and forward.keep_forwarded:
-            extra.extend(self.head.forwarded)
+        if said.forwarded is not None and forward.keep_forwarded:
+            extra.extend(said.forwarded)
         if self._origin is not None:
             extra.append(self._origin)
-        if self.tries > 1 or self.head.attempt > 1:
-            self._number(extra, self.head.attempt + max(0, self.tries - 1))
-        if self.head.priority > forward.priority:
+        if self.tries > 1 or said.attempt > 1:
+            self._number(extra, said.attempt + max(0, self.tries - 1))
+        if said.priority > forward.priority:
             extra = [f for f in extra if f.name != b"flui-priority"]
-            extra.append(field(b"flui-priority", PRIORITY_NAMES[self.head.priority]))
+            extra.append(field(b"flui-priority", PRIORITY_NAMES[said.priority]))
         head.extra = extra
         head.stream = stream = up.open()
         up.send(head)
@@ -296,28 +292,30 @@ class Splice:
 
     # The endpoint's side.
 
-    def from_up(self, event: Event, now: float) -> None:
+    def from_up(self, events: list[Event], now: float) -> None:
         """Takes what the endpoint says."""
-        if self.deaf:
-            return
-        event.stream = self.stream
-        if isinstance(event, Data):
-            self.octets_out += len(event.chunk)
-            self.down.send(event)
-        elif isinstance(event, ResponseHead):
-            self._answer(event, now)
-        elif isinstance(event, End):
-            self.down.send(event)
-            self.done = self.deaf = True
-        elif isinstance(event, Credit):
-            self._credit(event)
-        elif isinstance(event, Reset):
-            retrier = self.retrier
-            # What cannot be understood is no failure that a second try would mend.
-            if retrier is not None and not self.status and event.fault is not Fault.UPSTREAM_MALFORMED and retrier.again(None):
-                self.deaf = True
-            else:
-                self.fail(event.fault)
+        down = self.down
+        for event in events:
+            if self.deaf:
+                return
+            event.stream = self.stream
+            if type(event) is Data:
+                self.octets_out += len(event.chunk)
+                down.send(event)
+            elif type(event) is ResponseHead:
+                self._answer(event, now)
+            elif type(event) is End:
+                down.send(event)
+                self.done = self.deaf = True
+            elif type(event) is Credit:
+                self._credit(event)
+            elif type(event) is Reset:
+                retrier = self.retrier
+                # What cannot be understood is no failure that a second try would mend.
+                if retrier is not None and not self.status and event.fault is not Fault.UPSTREAM_MALFORMED and retrier.again(None):
+                    self.deaf = True
+                else:
+                    self.fail(event.fault)
 
     def _answer(self, event: ResponseHead, now: float) -> None:
         status = event.status
@@ -334,9 +332,9 @@ class Splice:
             self.first_at = now
             if not self.mirror:
                 self._kept = None
-        forward = self.decision.action
-        if status >= 200 and isinstance(forward, Forward) and forward.server_timing:
-            event.extra = [self._timing(now)]
+            forward = self.decision.action
+            if isinstance(forward, Forward) and forward.server_timing:
+                event.extra = [self._timing(now)]
         self.down.send(event)
 
     def _credit(self, event: Credit) -> None:

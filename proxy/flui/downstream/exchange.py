@@ -118,7 +118,7 @@ class Exchange:
                 splice.fail(Fault.NO_ENDPOINT)
                 return now
             splice.attach(SelfHealth(splice, relay.snapshot.config.service, serving=not relay.draining), now)
-            return self._look_at(forward, now)
+            return self.due(now)
         self.pool = pool
         retry = forward.retry
         if retry.attempts > 1:
@@ -126,7 +126,7 @@ class Exchange:
             if head.length:
                 splice.keep(retry.body_octets)
         if forward.special and relay.extras.holds_back(self, forward, now):
-            return self._look_at(forward, now)
+            return self.due(now)
         return self.go(forward, now)
 
     def go(self, forward: Forward, now: float) -> float:
@@ -151,17 +151,14 @@ class Exchange:
             self._attach(connection, now)
         else:
             self.down.relay.tasks.start(self._dial(member))
-        return self._look_at(forward, now)
-
-    def _look_at(self, forward: Forward, now: float) -> float:
         look_at = self.deadline
-        if forward.idle_timeout_s and now + forward.idle_timeout_s < look_at:
-            look_at = now + forward.idle_timeout_s
+        patience_s = self.down.relay.timeouts.body_idle_s
+        if 0 < forward.idle_timeout_s < patience_s:
+            patience_s = forward.idle_timeout_s
         if forward.special:
             retry = forward.retry
-            look_at = min(look_at, now + (retry.hedge_s or _NEVER), now + (retry.per_try_s or _NEVER))
-        body_idle_s = self.down.relay.timeouts.body_idle_s
-        return look_at if look_at < now + body_idle_s else now + body_idle_s
+            patience_s = min(patience_s, retry.hedge_s or _NEVER, retry.per_try_s or _NEVER)
+        return look_at if look_at < now + patience_s else now + patience_s
 
     def _attach(self, connection: Upstream, now: float) -> None:
         self.splice.endpoint = connection.member.label
@@ -377,9 +374,9 @@ class Exchange:
             body_idle_s = relay.timeouts.body_idle_s
             if since >= body_idle_s:
                 if not self.held and splice.octets_in - self._body_seen < relay.limits.body_rate * since:
-                    self.down.codec.fail(Fault.REQUEST_TIMEOUT)
+                    self.down.codec.fail(Fault.REQUEST_TIMEOUT, splice.stream)
                     return now
-                self.held = not self.down.codec.reading
+                self.held = self.down.codec.holds_back(splice.stream)
                 self._body_checked_at = now
                 self._body_seen = splice.octets_in
             look = min(look, self._body_checked_at + body_idle_s)

@@ -140,8 +140,7 @@ class Hedge:
         self.is_on = False
         exchange.down.relay.meters.count(HEDGES, pool.cluster.name, "won")
         exchange.won(self, up, now)
-        for event in events:
-            exchange.splice.from_up(event, now)
+        exchange.splice.from_up(events, now)
         return exchange.upstream_spoke(now)
 
     def late(self, now: float) -> None:

@@ -54,7 +54,7 @@ class SelfHealth:
         """Hears the caller; at the end of its message it is answered."""
         if isinstance(event, Data):
             self._reader.receive(event.chunk)
-            self._splice.from_up(Credit(1, len(event.chunk)), self._splice.attached_at)
+            self._splice.from_up([Credit(1, len(event.chunk))], self._splice.attached_at)
         elif isinstance(event, End):
             self._reader.finish()
             self._answer()
@@ -71,12 +71,10 @@ class SelfHealth:
         else:
             payload = grpc_health.answer(grpc_health.SERVING if self._serving else grpc_health.NOT_SERVING)
             splice, now = self._splice, self._splice.attached_at
-            splice.from_up(ResponseHead(1, 200, [CONTENT_TYPE_GRPC], UNKNOWN), now)
-            splice.from_up(Data(1, b"\0" + len(payload).to_bytes(4, "big") + payload), now)
-            splice.from_up(End(1, [STATUS_LINES[Status.OK]]), now)
+            told = Data(1, b"\0" + len(payload).to_bytes(4, "big") + payload)
+            splice.from_up([ResponseHead(1, 200, [CONTENT_TYPE_GRPC], UNKNOWN), told, End(1, [STATUS_LINES[Status.OK]])], now)
 
     def _end(self, status: Status, said: Field) -> None:
         splice, now = self._splice, self._splice.attached_at
         lines = [CONTENT_TYPE_GRPC, STATUS_LINES[status], said]
-        splice.from_up(ResponseHead(1, 200, lines, 0), now)
-        splice.from_up(End(1), now)
+        splice.from_up([ResponseHead(1, 200, lines, 0), End(1)], now)

@@ -138,7 +138,7 @@ _NO_TRACE: Final = b"0" * 32
 _NO_PARENT: Final = b"0" * 16
 
 
-def _is_traceparent(value: bytes) -> bool:
+def is_traceparent(value: bytes) -> bool:
     """W3C Trace Context 3.2.2: version 00, lower-case hex, ids not all zero."""
     return (
         len(value) == 55
@@ -171,7 +171,7 @@ def is_grpc(content_type: bytes) -> bool:
 def classified(name: bytes, value: bytes) -> Field:
     """The field of a lower-case name and a value, both known to be clean octets."""
     kind = kind_of(name)
-    if kind == TRACE and not _is_traceparent(value):
+    if kind == TRACE and not is_traceparent(value):
         kind = OURS
     elif kind == CONTENT_TYPE and is_grpc(value):
         kind = GRPC_TYPE

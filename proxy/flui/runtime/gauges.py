@@ -26,6 +26,7 @@ from flui.telemetry.families import (
     ENDPOINT_SHARE,
     FLOW_LOOKUPS,
     FLOWS,
+    HTTP2_BOUNDS,
     LOG_LINES_DROPPED,
     LOG_LINES_SAMPLED,
     LOOP_LAG,
@@ -62,6 +63,7 @@ def register(running: Running) -> None:
     read(OVERLOAD_LEVEL, lambda: [((), relay.pressure.level)])
     read(BUFFERED, lambda: _buffered(running))
     read(LOG_LINES_SAMPLED, lambda: [((), relay.recorder.sampled)])
+    read(HTTP2_BOUNDS, lambda: [((gate.listener.name, what), n) for gate in running.gates for what, n in gate.bounds_met().items()])
     read(SPANS, lambda: [*relay.sampler.samples(), *(running.exporter.samples() if running.exporter is not None else ())])
     read(CLUSTER_PANIC, lambda: [((name,), int(pool.fitness.panics)) for name, pool in _pools(running)])
     read(BREAKER_USED, lambda: _breakers(running, used=True))

@@ -100,8 +100,7 @@ class Sampler:
 
 def has_span(splice: Splice) -> bool:
     """Whether an exchange has a span of ours: its traceparent is sampled and was made here."""
-    trace = splice.trace
-    return trace is not splice.head.trace and is_sampled(trace)
+    return splice.minted and is_sampled(splice.trace)
 
 
 class SpanSink(Protocol):

@@ -32,7 +32,7 @@ HTTP1: Final = "http/1.1"
 HTTP2: Final = "h2"
 OFFERED: Final = (HTTP2, HTTP1)
 """Application protocols that we offer where we call, best first."""
-SERVED: Final = (HTTP1,)
+SERVED: Final = (HTTP2, HTTP1)
 """Those that our listeners take, best first."""
 MIN_CIPHER_BITS: Final = 256
 MAX_PEERS: Final = 4096

@@ -96,6 +96,8 @@ class Lane:
     def send(self, event: Event) -> None:
         """Says `event` to the endpoint."""
         self._codec.send(event)
+        if type(event) is Reset:
+            self.flush()  # the exchange is over: nobody else asks for it
 
     def events(self) -> list[Event]:
         """What the endpoint has said on this stream since the last call."""
