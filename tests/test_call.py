@@ -106,7 +106,7 @@ class Relay:
                     self.calls[event.stream].from_down(event)
             for event in self.up.events():
                 moved = True
-                next(c for c in self.calls.values() if c.up_stream == event.stream).from_up(event, 0.0)
+                next(c for c in self.calls.values() if c.up_stream == event.stream).from_up([event], 0.0)
         return self
 
     def ask(self, body=ONE, end=True, more=()):
@@ -348,17 +348,17 @@ def test_trailers_only_passes_as_it_is_and_counts():
 
 def test_a_status_counts_whatever_the_http_status_beside_it():
     call, down, _ = begun()
-    call.from_up(ResponseHead(7, 503, [TYPE, STATUS_LINES[5]], 0), 11.0)
-    call.from_up(End(7), 11.0)
+    call.from_up([ResponseHead(7, 503, [TYPE, STATUS_LINES[5]], 0)], 11.0)
+    call.from_up([End(7)], 11.0)
     assert (down.said[0].status, call.outcome(), call.judged()) == (200, Status.NOT_FOUND, 404)
 
 
 @pytest.mark.parametrize("status", list(Status), ids=lambda status: status.name)
 def test_an_endpoint_is_judged_by_the_status(status):
     call, _, _ = begun()
-    call.from_up(ResponseHead(7, 200, [TYPE], UNKNOWN), 11.0)
-    call.from_up(Data(7, framed(b"x")), 11.0)
-    call.from_up(End(7, [STATUS_LINES[status]]), 11.0)
+    call.from_up([ResponseHead(7, 200, [TYPE], UNKNOWN)], 11.0)
+    call.from_up([Data(7, framed(b"x"))], 11.0)
+    call.from_up([End(7, [STATUS_LINES[status]])], 11.0)
     assert call.outcome() is status
     assert (call.judged() >= 500) == (status in FAILED)
     assert call.judged() == counted_as(status)
@@ -378,7 +378,7 @@ def test_an_answer_that_is_all_head_may_be_tried_again():
     for fields, http in (([TYPE, STATUS_LINES[14]], 200), ([], 503)):
         call, down, _ = begun()
         call.retrier = Retrier(again=True)
-        call.from_up(ResponseHead(7, http, fields, 0), 11.0)
+        call.from_up([ResponseHead(7, http, fields, 0)], 11.0)
         assert call.deaf
         assert not call.done
         assert not down.said
@@ -387,8 +387,8 @@ def test_an_answer_that_is_all_head_may_be_tried_again():
 def test_what_is_refused_a_second_try_is_asked_once_and_passed_on():
     call, down, _ = begun()
     call.retrier = retrier = Retrier(again=False)
-    call.from_up(ResponseHead(7, 503, [TYPE, STATUS_LINES[14]], 0), 11.0)
-    call.from_up(End(7), 11.0)
+    call.from_up([ResponseHead(7, 503, [TYPE, STATUS_LINES[14]], 0)], 11.0)
+    call.from_up([End(7)], 11.0)
     assert len(retrier.heads) == 1
     assert call.outcome() is Status.UNAVAILABLE
     assert len(down.said) == 2
@@ -397,9 +397,9 @@ def test_what_is_refused_a_second_try_is_asked_once_and_passed_on():
 def test_a_message_before_the_status_is_final():
     call, _, _ = begun()
     call.retrier = retrier = Retrier(again=True)
-    call.from_up(ResponseHead(7, 200, [TYPE], UNKNOWN), 11.0)
-    call.from_up(Data(7, framed(b"x")), 11.0)
-    call.from_up(End(7, [STATUS_LINES[14]]), 11.0)
+    call.from_up([ResponseHead(7, 200, [TYPE], UNKNOWN)], 11.0)
+    call.from_up([Data(7, framed(b"x"))], 11.0)
+    call.from_up([End(7, [STATUS_LINES[14]])], 11.0)
     assert not retrier.heads
     assert call.done
 
@@ -407,7 +407,7 @@ def test_a_message_before_the_status_is_final():
 def test_another_sidecars_refusal_is_known_and_goes_no_further():
     call, down, _ = begun()
     call.retrier = Retrier(again=False)
-    call.from_up(ResponseHead(7, 200, [TYPE, STATUS_LINES[14], classified(b"flui-fault", b"overloaded")], 0, local=True), 11.0)
+    call.from_up([ResponseHead(7, 200, [TYPE, STATUS_LINES[14], classified(b"flui-fault", b"overloaded")], 0, local=True)], 11.0)
     assert call.refusal == b"overloaded"
     assert b"flui-fault" not in [line.name for line in down.said[0].fields]
 
@@ -451,7 +451,7 @@ def test_a_second_attempt_says_how_many_came_before():
 
 def test_credit_and_everything_else_passes():
     call, down, up = begun(100)
-    call.from_up(Credit(7, 9), 11.0)
+    call.from_up([Credit(7, 9)], 11.0)
     call.from_down(Credit(3, 8))
     assert (plain(down.said), plain(up.said)[-1]) == ([("credit", 3, 9)], ("credit", 7, 8))
     call.from_down(Reset(3, Fault.CALLER_GONE))
