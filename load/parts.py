@@ -31,9 +31,9 @@ from flui.telemetry.meters import Meters
 from flui.telemetry.recorder import Recorder
 from flui.telemetry.spans import SpanRecord
 from flui.telemetry.tap import Taps
-from flui.upstream.connection import Upstream
 from flui.upstream.pool import ClusterPool
 from flui.upstream.pools import Pools
+from flui.upstream.single import Single
 
 REQUEST: Final = (
     b"GET /items/7 HTTP/1.1\r\nhost: backend\r\nuser-agent: parts/1\r\naccept: application/json\r\naccept-encoding: gzip, deflate\r\n"
@@ -156,7 +156,7 @@ class _Path:
         pool = pools.by_name["backend"]
         member = pool.pick(b"", ())
         assert member is not None
-        self._up = Upstream(pool, member, config.limits)
+        self._up = Single(pool, member, config.limits)
         self._up.connection_made(_Wire())  # type: ignore[arg-type]  # as much of a transport as is needed
         pool.release(self._up, 0.0)
         flags = 1 if part.sampled else 0

@@ -49,7 +49,7 @@ def test_what_enters_one_side_leaves_the_other():
     splice.from_down(End(3))
     assert [e[:2] for e in up.told] == [("request", 7), ("data", 7), ("end", 7)]
     for event in (ResponseHead(7, 100, [], 0), ResponseHead(7, 200, [field(b"x", b"y")], 3), Data(7, b"yes"), End(7, [field(b"t", b"v")])):
-        splice.from_up(event, 11.0)
+        splice.from_up([event], 11.0)
     assert down.told == [
         ("response", 3, 100, (), 0),
         ("response", 3, 200, ((b"x", b"y"),), 3),
@@ -82,7 +82,7 @@ def test_credit_of_each_side_goes_to_the_other():
     splice.attach(up, 11.0)
     splice.from_down(Credit(3, 50))
     assert up.told[-1] == ("credit", 7, 50)
-    splice.from_up(Credit(7, 60), 11.0)
+    splice.from_up([Credit(7, 60)], 11.0)
     assert down.told == [("credit", 3, 60)]
 
 
@@ -170,7 +170,7 @@ def test_hop_by_hop_fields_of_a_response_end_here():
         b"Set-Cookie: a",
         b"Set-Cookie: b",
     ]
-    splice.from_up(ResponseHead(7, 200, [parse_field(line) for line in lines], -1, local=True), 11.0)
+    splice.from_up([ResponseHead(7, 200, [parse_field(line) for line in lines], -1, local=True)], 11.0)
     assert down.told[0][3] == ((b"x-kept", b"2"), (b"set-cookie", b"a"), (b"set-cookie", b"b"))
 
 
@@ -180,7 +180,7 @@ def test_a_connection_option_cannot_take_the_length_out_of_a_response():
     splice, down = spliced()
     splice.attach(Port(), 10.0)
     fields = [parse_field(b"Connection: content-length"), parse_field(b"Content-Length: 5")]
-    splice.from_up(ResponseHead(7, 200, fields, 5, local=True), 11.0)
+    splice.from_up([ResponseHead(7, 200, fields, 5, local=True)], 11.0)
     assert down.told[0][3] == ((b"content-length", b"5"),)
 
 
@@ -210,8 +210,8 @@ def test_a_fault_after_the_head_of_the_response_cuts_it():
     splice, down = spliced()
     up = Port()
     splice.attach(up, 10.0)
-    splice.from_up(ResponseHead(7, 200, [], 10), 11.0)
-    splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 11.0)
+    splice.from_up([ResponseHead(7, 200, [], 10)], 11.0)
+    splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 11.0)
     assert down.told[-1] == ("reset", 3, Fault.UPSTREAM_RESET)
     assert splice.status == 200
     assert splice.done
@@ -220,8 +220,8 @@ def test_a_fault_after_the_head_of_the_response_cuts_it():
 def test_an_interim_response_is_no_response():
     splice, down = spliced()
     splice.attach(Port(), 10.0)
-    splice.from_up(ResponseHead(7, 100, [], 0), 11.0)
-    splice.from_up(Reset(7, Fault.UPSTREAM_MALFORMED), 11.0)
+    splice.from_up([ResponseHead(7, 100, [], 0)], 11.0)
+    splice.from_up([Reset(7, Fault.UPSTREAM_MALFORMED)], 11.0)
     assert [e[2] for e in down.told if e[0] == "response"] == [100, 502]
 
 
@@ -248,13 +248,13 @@ def test_nothing_passes_after_the_end():
     splice, down = spliced()
     up = Port()
     splice.attach(up, 10.0)
-    splice.from_up(ResponseHead(7, 200, [], 0), 11.0)
-    splice.from_up(End(7), 11.0)
+    splice.from_up([ResponseHead(7, 200, [], 0)], 11.0)
+    splice.from_up([End(7)], 11.0)
     said = len(down.said), len(up.said)
     splice.from_down(Data(3, b"late"))
     splice.from_down(End(3))
-    splice.from_up(Data(7, b"late"), 12.0)
-    splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 12.0)
+    splice.from_up([Data(7, b"late")], 12.0)
+    splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 12.0)
     splice.fail(Fault.UPSTREAM_TIMEOUT)
     assert (len(down.said), len(up.said)) == said
     assert splice.fault is None

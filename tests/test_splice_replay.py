@@ -83,7 +83,7 @@ def test_a_kept_request_goes_out_again_whole():
     first, second = Port(7), Port(9)
     splice.attach(first, 11.0)
     splice.from_down(Data(3, b"abc"))
-    splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 12.0)
+    splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 12.0)
     assert splice.deaf
     assert not splice.done
     splice.detach()
@@ -103,7 +103,7 @@ def test_a_request_without_body_goes_out_again_with_its_end():
     first, second = Port(7), Port(9)
     splice.attach(first, 11.0)
     splice.from_down(End(3))
-    splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 12.0)
+    splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 12.0)
     splice.detach()
     assert splice.can_repeat
     splice.attach(second, 13.0)
@@ -115,7 +115,7 @@ def test_trailers_go_out_again():
     splice.attach(Port(), 11.0)
     splice.from_down(Data(3, b"abc"))
     splice.from_down(End(3, [field(b"t", b"v")]))
-    splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 12.0)
+    splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 12.0)
     splice.detach()
     second = Port(9)
     splice.attach(second, 13.0)
@@ -134,7 +134,7 @@ def test_past_its_bound_the_second_try_is_given_up_and_never_the_body(size, repe
     assert up.body == b"a" * 5 + b"b" * (size - 5)
     assert splice.can_repeat is repeats
     assert splice.kept_octets == (size if repeats else 0)
-    splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 12.0)
+    splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 12.0)
     assert asked.heads == ([None] if repeats else [])
     assert splice.done is not repeats
     assert bool(down.said) is not repeats
@@ -146,7 +146,7 @@ def test_a_body_that_outgrows_its_bound_between_two_tries_still_arrives_whole():
     splice, down = spliced(head(b"PUT", length=12), keep=4, retrier=asked)
     splice.attach(Port(), 11.0)
     splice.from_down(Data(3, b"abcd"))
-    splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 12.0)
+    splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 12.0)
     splice.detach()
     splice.from_down(Data(3, b"efgh"))
     second = Port(9)
@@ -156,7 +156,7 @@ def test_a_body_that_outgrows_its_bound_between_two_tries_still_arrives_whole():
     assert second.body == b"abcdefghijkl"
     assert splice.kept_octets == 0
     assert not splice.can_repeat
-    splice.from_up(Reset(9, Fault.UPSTREAM_RESET), 14.0)
+    splice.from_up([Reset(9, Fault.UPSTREAM_RESET)], 14.0)
     assert down.said[0][:3] == ("response", 3, 502)
     assert asked.heads == [None]
 
@@ -180,7 +180,7 @@ def test_once_an_answer_has_begun_nothing_is_kept_unless_it_is_mirrored():
         splice.mirror = mirror
         splice.attach(Port(), 11.0)
         splice.from_down(Data(3, b"hello"))
-        splice.from_up(ResponseHead(7, 200, [], 2), 12.0)
+        splice.from_up([ResponseHead(7, 200, [], 2)], 12.0)
         assert splice.kept_octets == kept
 
 
@@ -199,7 +199,7 @@ def test_however_it_is_cut_and_whenever_it_fails_the_last_endpoint_gets_the_whol
             up = Port()
             splice.attach(up, 11.0)
         elif splice.up is not None and what.startswith("fails"):
-            splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 12.0)
+            splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 12.0)
             if splice.done:
                 assert splice.octets_in > room, "it was given up for its length only"
                 return
@@ -222,13 +222,13 @@ def test_nothing_of_a_try_that_is_given_up_is_passed_on():
     splice, down = spliced(retrier=Asked(True, False))
     splice.attach(Port(), 11.0)
     for event in (ResponseHead(7, 503, [], 4), Data(7, b"gone"), End(7)):
-        splice.from_up(event, 12.0)
+        splice.from_up([event], 12.0)
     assert down.said == []
     assert (splice.status, splice.octets_out, splice.done) == (0, 0, False)
     splice.detach()
     splice.attach(Port(9), 13.0)
     for event in (ResponseHead(9, 503, [], 4), Data(9, b"last"), End(9)):
-        splice.from_up(event, 14.0)
+        splice.from_up([event], 14.0)
     assert [e[0] for e in down.said] == ["response", "data", "end"]
     assert down.body == b"last"
     assert (splice.status, splice.octets_out, splice.done) == (503, 4, True)
@@ -238,9 +238,9 @@ def test_who_retries_is_not_asked_of_what_went_well_nor_after_the_head():
     asked = Asked()
     splice, down = spliced(retrier=asked)
     splice.attach(Port(), 11.0)
-    splice.from_up(ResponseHead(7, 200, [], 4), 12.0)
-    splice.from_up(Data(7, b"ha"), 12.0)
-    splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 12.0)
+    splice.from_up([ResponseHead(7, 200, [], 4)], 12.0)
+    splice.from_up([Data(7, b"ha")], 12.0)
+    splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 12.0)
     assert asked.heads == []
     assert down.kinds == ["response", "data", "reset"]
 
@@ -249,7 +249,7 @@ def test_an_answer_that_cannot_be_understood_is_not_asked_for_again():
     asked = Asked()
     splice, down = spliced(retrier=asked)
     splice.attach(Port(), 11.0)
-    splice.from_up(Reset(7, Fault.UPSTREAM_MALFORMED), 12.0)
+    splice.from_up([Reset(7, Fault.UPSTREAM_MALFORMED)], 12.0)
     assert asked.heads == []
     assert down.said[0][2] == 502
 
@@ -257,8 +257,8 @@ def test_an_answer_that_cannot_be_understood_is_not_asked_for_again():
 def test_an_interim_answer_does_not_stand_in_the_way_of_a_second_try():
     splice, down = spliced(retrier=Asked(True))
     splice.attach(Port(), 11.0)
-    splice.from_up(ResponseHead(7, 103, [], 0), 12.0)
-    splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 12.0)
+    splice.from_up([ResponseHead(7, 103, [], 0)], 12.0)
+    splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 12.0)
     assert not splice.done
     assert down.said == [("response", 3, 103, (), 0)]
 
@@ -275,7 +275,7 @@ def test_a_refusal_of_another_sidecar_is_read_and_goes_no_further():
 
     splice, down = spliced(retrier=Reads())
     splice.attach(Port(), 11.0)
-    splice.from_up(ResponseHead(7, 503, [parse_field(b"flui-fault: overloaded"), parse_field(b"x: y")], 0, local=True), 12.0)
+    splice.from_up([ResponseHead(7, 503, [parse_field(b"flui-fault: overloaded"), parse_field(b"x: y")], 0, local=True)], 12.0)
     assert heard == [b"overloaded"]
     assert down.said[0][3] == ((b"x", b"y"),)
 
@@ -284,7 +284,7 @@ def test_a_caller_that_goes_between_two_tries_ends_it():
     splice, down = spliced(retrier=Asked(True))
     up = Port()
     splice.attach(up, 11.0)
-    splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 12.0)
+    splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 12.0)
     splice.detach()
     splice.from_down(Reset(3, Fault.CALLER_GONE))
     assert splice.done
@@ -300,34 +300,34 @@ def test_credit_that_the_first_try_gave_is_not_given_again():
     splice, down = spliced(head(b"PUT", length=100), keep=100, retrier=Asked(True, True))
     splice.attach(Port(), 11.0)
     splice.from_down(Data(3, b"a" * 60))
-    splice.from_up(Credit(7, 60), 11.0)
-    splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 12.0)
+    splice.from_up([Credit(7, 60)], 11.0)
+    splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 12.0)
     splice.detach()
     splice.attach(Port(), 13.0)
     for octets in (25, 25):
-        splice.from_up(Credit(7, octets), 13.0)
+        splice.from_up([Credit(7, octets)], 13.0)
     assert down.said == [("credit", 3, 60)]
-    splice.from_up(Credit(7, 25), 13.0)
+    splice.from_up([Credit(7, 25)], 13.0)
     assert down.said == [("credit", 3, 60), ("credit", 3, 15)], "the last 15 are new"
-    splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 14.0)
+    splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 14.0)
     splice.detach()
     splice.attach(Port(), 15.0)
-    splice.from_up(Credit(7, 75), 15.0)
+    splice.from_up([Credit(7, 75)], 15.0)
     assert len(down.said) == 2, "after two tries as after one"
-    splice.from_up(Credit(7, 5), 15.0)
+    splice.from_up([Credit(7, 5)], 15.0)
     assert down.said[-1] == ("credit", 3, 5)
 
 
 def test_a_try_that_fails_before_it_has_asked_for_all_that_was_credited_leaves_nothing_over():
     splice, down = spliced(head(b"PUT", length=100), keep=100, retrier=Asked(True, True))
     splice.attach(Port(), 11.0)
-    splice.from_up(Credit(7, 60), 11.0)
+    splice.from_up([Credit(7, 60)], 11.0)
     for tried in (13.0, 15.0):
-        splice.from_up(Reset(7, Fault.UPSTREAM_RESET), tried)
+        splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], tried)
         splice.detach()
         splice.attach(Port(), tried + 1)
-        splice.from_up(Credit(7, 20), tried + 1)
-    splice.from_up(Credit(7, 50), 17.0)
+        splice.from_up([Credit(7, 20)], tried + 1)
+    splice.from_up([Credit(7, 50)], 17.0)
     assert [e[2] for e in down.said if e[0] == "credit"] == [60, 10]
 
 
@@ -341,10 +341,10 @@ def test_the_caller_is_never_credited_for_more_than_one_try_has_taken(steps):
         if step:
             this += step
             most = max(most, this)
-            splice.from_up(Credit(7, step), 12.0)
+            splice.from_up([Credit(7, step)], 12.0)
         else:
             this = 0
-            splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 12.0)
+            splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 12.0)
             splice.detach()
             splice.attach(Port(), 12.0)
         assert sum(e[2] for e in down.said if e[0] == "credit") == most
@@ -378,13 +378,13 @@ def test_with_real_codecs_a_request_that_fails_midway_arrives_whole_and_within_i
             else:
                 splice.from_down(event)
         for event in ups[now].events():
-            splice.from_up(event, 0.0)
+            splice.from_up([event], 0.0)
         assert down._body.credit <= WINDOW
         sent[now] += ups[now].take()
         if now == 0 and splice.octets_in >= size / 2:
             ups[0].receive_reset()
             for event in ups[0].events():
-                splice.from_up(event, 0.0)
+                splice.from_up([event], 0.0)
             assert splice.deaf
             splice.detach()
             now = 1
@@ -433,7 +433,7 @@ def test_a_second_try_says_that_it_is_one(said, told):
         splice.attach(up, 11.0)
         assert up.field(b"flui-attempt") == expected
         if number < 2:
-            splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 12.0)
+            splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 12.0)
             splice.detach()
 
 
@@ -449,7 +449,7 @@ def test_a_second_try_has_only_what_is_left(said, timeout_s, told):
         splice.attach(up, now)
         assert up.field(b"flui-deadline") == b"%d" % left
         if left == told[0]:
-            splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 11.0)
+            splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 11.0)
             splice.detach()
 
 
@@ -476,7 +476,7 @@ def test_the_one_that_is_adopted_is_heard_and_sent_to_from_then_on():
     assert second.field(b"flui-attempt") == b"2"
     assert stream == 9
     splice.adopt(second, stream, 12.0)
-    splice.from_up(ResponseHead(9, 200, [], 100), 13.0)
+    splice.from_up([ResponseHead(9, 200, [], 100)], 13.0)
     splice.from_down(Credit(3, 40))
     assert second.said[-1] == ("credit", 9, 40)
     assert first.kinds == ["request", "end"]
@@ -494,12 +494,12 @@ def test_a_copy_is_a_first_try_with_the_time_that_the_original_had():
     splice.attach(Port(), 10.0)
     splice.from_down(Data(3, b"hello"))
     splice.from_down(End(3))
-    splice.from_up(Reset(7, Fault.UPSTREAM_RESET), 10.2)
+    splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 10.2)
     splice.detach()
     second = Port()
     splice.attach(second, 10.25)
-    splice.from_up(ResponseHead(7, 200, [], 0), 10.5)
-    splice.from_up(End(7), 10.5)
+    splice.from_up([ResponseHead(7, 200, [], 0)], 10.5)
+    splice.from_up([End(7)], 10.5)
     assert second.field(b"flui-attempt") == b"2"
     assert second.field(b"flui-deadline") == b"550"
     copy = splice.copy(20.0)

@@ -78,7 +78,7 @@ def config(sidecar: Sidecar, folder: Path, certs: Path, policy: Path) -> str:
 
 
 class _Whole(yaml.SafeDumper):
-    """Writes out what is said twice: our reader takes no aliases."""
+    """Writes a value out wherever it stands: a sidecar reads no aliases."""
 
     def ignore_aliases(self, data: object) -> bool:
         del data

@@ -13,21 +13,26 @@ import json
 from collections.abc import Mapping
 from typing import Final
 
+from flui.codecs.grpc import method_of, timeout_text
 from flui.model.config import Sidecar
 from flui.model.decision import Decision, Forward, Reply, Why
 from flui.model.events import RequestHead
 from flui.model.fault import Fault
 from flui.model.fields import Field, field
+from flui.model.grpc import CALL
 from flui.model.resilience import IDEMPOTENT, NORMAL, PRIORITY_NAMES, Panic
-from flui.model.topology import APP, Cluster, Route
+from flui.model.topology import APP, SELF_ROUTE, Cluster, Route
 from flui.policy.base import Policy, Verdict
 from flui.routing.table import Table
 
 INBOUND: Final = "inbound"
+SELF_HOST: Final = b"flui-health"
+"""Host under which the sidecar answers gRPC's health protocol for itself; the module's own stays where it was (decision 0014)."""
+_SELF_PATHS: Final = frozenset((b"/grpc.health.v1.Health/Check",))
 
 Facts = tuple[str, str, bytes, bytes, bytes, tuple[tuple[bytes, ...], ...]]
-"""Listener, principal, method, host, path, and the values of each field that some route reads: what rules look at, and no
-more. What no rule of the listener reads stays empty, so that it does not split flows. A tuple of tuples keeps its borders
+"""Listener, principal, method (of a gRPC call: `CALL`), host, path, and the values of each field that some route reads: what rules look at,
+and no more. What no rule of the listener reads stays empty, so that it does not split flows. A tuple of tuples keeps its borders
 (threats D7: joined keys collide)."""
 
 _KEPT_PATH: Final = 256
@@ -71,11 +76,21 @@ class Snapshot:
 
     def facts(self, listener: str, principal: str, head: RequestHead) -> Facts:
         """The facts of a validated request."""
+        if head.grpc:
+            return self._call_facts(listener, principal, head)
         if listener == INBOUND:
             reads = self.app_table.reads
             return (listener, principal, head.method, b"", head.path, _values(head, reads) if reads else _NO_VALUES)
         reads = self.table.reads
         return (listener, principal, head.method, head.host, head.path, _values(head, reads) if reads else _NO_VALUES)
+
+    def _call_facts(self, listener: str, principal: str, head: RequestHead) -> Facts:
+        """Those of a gRPC call, whose path is all there is: with a query it names no method."""
+        inbound = listener == INBOUND
+        reads = (self.app_table if inbound else self.table).reads
+        host = b"" if inbound and head.host != SELF_HOST else head.host
+        path = head.path + head.query if head.query else head.path
+        return (listener, principal, CALL, host, path, _values(head, reads) if reads else _NO_VALUES)
 
     def remember(self, facts: Facts, decision: Decision) -> None:
         """Adds a decision to the flow table, which is cleared when it is full. Long paths are not kept: it is bounded in octets too."""
@@ -123,8 +138,11 @@ def decide(facts: Facts, snapshot: Snapshot, now: float) -> Decision:
     del now  # nothing in a decision lapses yet; JWTs and schedules will
     listener, principal, method, host, path, values = facts
     try:
+        if method == CALL and (method_of(path) is None or b"?" in path):
+            # threats B3: before policy, for its rules are about methods
+            return _decision(snapshot, Reply(Fault.NO_ROUTE), Why(listener, "-", "-", "no gRPC method", principal))
         if listener == INBOUND:
-            return _inbound(snapshot, listener, principal, method, path, values)
+            return _inbound(snapshot, listener, principal, method, host, path, values)
         return _outbound(snapshot, listener, principal, method, host, path, values)
     except Exception as error:  # noqa: BLE001 - law: a failure of the decider denies and says so, whatever it was
         why = Why(listener, "-", "-", f"error while deciding: {type(error).__name__}", principal)
@@ -132,10 +150,17 @@ def decide(facts: Facts, snapshot: Snapshot, now: float) -> Decision:
 
 
 def _inbound(
-    snapshot: Snapshot, listener: str, principal: str, method: bytes, path: bytes, values: tuple[tuple[bytes, ...], ...]
+    snapshot: Snapshot,
+    listener: str,
+    principal: str,
+    method: bytes,
+    host: bytes,
+    path: bytes,
+    values: tuple[tuple[bytes, ...], ...],
 ) -> Decision:
     service = snapshot.config.service
-    route = snapshot.app_table.match(principal, method, "", path, _found(snapshot.app_table, values)) or snapshot.config.app_route
+    found = SELF_ROUTE if host else snapshot.app_table.match(principal, method, "", path, _found(snapshot.app_table, values))
+    route = found or snapshot.config.app_route
     rule = "not required"
     if snapshot.authorizes(listener):
         verdict = snapshot.policy.decide(principal, service, method.decode(), path.decode())
@@ -143,6 +168,10 @@ def _inbound(
         if not verdict.allowed:
             return _decision(snapshot, Reply(_refusal(verdict)), Why(listener, service, route.name, rule, principal))
     why = Why(listener, service, route.name, rule, principal)
+    if host:
+        if path not in _SELF_PATHS:
+            return _decision(snapshot, Reply(Fault.NO_ROUTE), why)
+        return _decision(snapshot, _forward(snapshot, why, route, method, ()), why)
     if APP not in snapshot.clusters:
         return _decision(snapshot, Reply(Fault.NO_ROUTE), why)
     add = [field(b"flui-principal", principal.encode())]
@@ -198,10 +227,10 @@ def _forward(snapshot: Snapshot, why: Why, route: Route, method: bytes, add: tup
         idle_timeout_s=route.idle_timeout_s,
         key=route.key,
         add=add,
-        deadline=field(b"flui-deadline", b"%d" % int(timeout_s * 1000)) if timeout_s else None,
+        deadline=_deadline(int(timeout_s * 1000), method) if timeout_s else None,
         keep_forwarded=snapshot.keeps_forwarded(why.listener, why.principal),
         retry=retry,
-        repeatable=method in IDEMPOTENT,
+        repeatable=method in IDEMPOTENT or (retry.repeats_calls and method == CALL),
         priority=route.priority,
         fails_in_panic=route.panic is Panic.FAIL,
         rates=route.rates,
@@ -210,6 +239,10 @@ def _forward(snapshot: Snapshot, why: Why, route: Route, method: bytes, add: tup
         server_timing=snapshot.times(why.listener, why.principal),
         special=bool(route.rates or route.mirror or route.inject or retry.hedge_s or retry.per_try_s),
     )
+
+
+def _deadline(ms: int, method: bytes) -> Field:
+    return field(b"grpc-timeout", timeout_text(ms)) if method == CALL else field(b"flui-deadline", b"%d" % ms)
 
 
 def _decision(snapshot: Snapshot, action: Forward | Reply, why: Why) -> Decision:

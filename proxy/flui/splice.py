@@ -16,11 +16,13 @@ from math import ceil
 from typing import Final, Protocol
 
 from flui.codecs.base import Events
+from flui.codecs.grpc import grpc_answer
 from flui.codecs.validate import connection_options
 from flui.model.decision import Decision, Forward
 from flui.model.events import Credit, Data, End, Event, RequestHead, Reset, ResponseHead
 from flui.model.fault import DIALECTS, SHED, UNSENT, Fault
 from flui.model.fields import CONNECTION, KEPT, TRACE, Field, field
+from flui.model.grpc import Status
 from flui.model.resilience import PRIORITY_NAMES
 
 _PROBLEM: Final = field(b"content-type", b"application/problem+json")
@@ -65,6 +67,7 @@ class Splice:
         "fault",
         "first_at",
         "head",
+        "minted",
         "mirror",
         "octets_in",
         "octets_out",
@@ -137,6 +140,8 @@ class Splice:
         self.endpoint = b""
         """Name of the endpoint that was picked last."""
         self.trace = trace or head.trace
+        self.minted = trace is not head.trace and bool(trace)
+        """`trace` is not what the head says: it was made here."""
 
     # The caller's side.
 
@@ -147,11 +152,11 @@ class Splice:
 
     def from_down(self, event: Event) -> None:
         """Takes what the caller says after the head."""
-        if isinstance(event, End):
+        if type(event) is End:
             self.request_ended = True
-        elif isinstance(event, Data):
+        elif type(event) is Data:
             self.octets_in += len(event.chunk)
-        elif isinstance(event, Reset):
+        elif type(event) is Reset:
             self.reset(event.fault)
             return
         if self.done:
@@ -199,8 +204,8 @@ class Splice:
 
         It shares the original's head and body; its answer goes nowhere. Only when the original is over.
         """
-        trace = b"" if self.trace is self.head.trace else self.trace
-        copy = Splice(self.down, self.head, self.decision, now, trace, self._origin)
+        copy = type(self)(self.down, self.head, self.decision, now, self.trace, self._origin)
+        copy.minted = self.minted
         for event in self.kept():
             copy.from_down(event)
         return copy
@@ -211,21 +216,14 @@ class Splice:
         self.attached_at = now
         self.tries += 1
         self.up_stream = self.say(up, now)
-        if self.sent:
-            for event in self.kept():
-                event.stream = self.up_stream
-                up.send(event)
-            if self._kept_room < 0:
-                self._kept = None  # it outgrew its bound between two tries: this one is the last
-            return
+        kept = self.kept() if self.sent else self._kept
         self.sent = True
-        kept = self._kept
-        if kept is not None:
+        if kept:
             for event in kept:
                 event.stream = self.up_stream
                 up.send(event)
-            if self._kept_room < 0:
-                self._kept = None
+        if self._kept_room < 0:
+            self._kept = None  # sent once it is not kept, or it outgrew its bound between two tries: this one is the last
 
     def say(self, up: Events, now: float) -> int:
         """Sends the head to an upstream.
@@ -235,30 +233,38 @@ class Splice:
         """
         forward = self.decision.action
         assert isinstance(forward, Forward)
-        head = self.head
+        said = head = self.head
         extra = list(forward.add)
-        if self.trace is not head.trace:
+        if self.minted or self.trace is not head.trace:  # or the caller has since repeated its head with another one
             extra.append(field(b"traceparent", self.trace))
             if head.trace:
                 head = _untraced(head)
-        if self.head.deadline >= 0:
-            extra.append(field(b"flui-deadline", b"%d" % self.left_ms(now)))
+        if said.deadline >= 0:
+            extra.append(self._left(now))
         elif forward.deadline is not None:
             fresh = now - self.begun_at < _FRESH_S
-            extra.append(forward.deadline if fresh else field(b"flui-deadline", b"%d" % self.left_ms(now)))
-        if self.head.forwarded is not None and forward.keep_forwarded:
-            extra.extend(self.head.forwarded)
+            extra.append(forward.deadline if fresh else self._left(now))
+        if said.forwarded is not None and forward.keep_forwarded:
+            extra.extend(said.forwarded)
         if self._origin is not None:
             extra.append(self._origin)
-        if self.tries > 1 or self.head.attempt > 1:
-            extra.append(field(b"flui-attempt", b"%d" % (self.head.attempt + max(0, self.tries - 1))))
-        if self.head.priority > forward.priority:
+        if self.tries > 1 or said.attempt > 1:
+            self._number(extra, said.attempt + max(0, self.tries - 1))
+        if said.priority > forward.priority:
             extra = [f for f in extra if f.name != b"flui-priority"]
-            extra.append(field(b"flui-priority", PRIORITY_NAMES[self.head.priority]))
+            extra.append(field(b"flui-priority", PRIORITY_NAMES[said.priority]))
         head.extra = extra
         head.stream = stream = up.open()
         up.send(head)
         return stream
+
+    def _left(self, now: float) -> Field:
+        """What is left of the deadline, as the next hop reads it."""
+        return field(b"flui-deadline", b"%d" % self.left_ms(now))
+
+    def _number(self, extra: list[Field], attempt: int) -> None:
+        """Says which attempt this is, counted from 1."""
+        extra.append(field(b"flui-attempt", b"%d" % attempt))
 
     def adopt(self, up: Events, stream: int, attached_at: float) -> None:
         """Another upstream than the first one answers: it has been told everything, and is the one that is heard from now on."""
@@ -286,33 +292,35 @@ class Splice:
 
     # The endpoint's side.
 
-    def from_up(self, event: Event, now: float) -> None:
+    def from_up(self, events: list[Event], now: float) -> None:
         """Takes what the endpoint says."""
-        if self.deaf:
-            return
-        event.stream = self.stream
-        if isinstance(event, Data):
-            self.octets_out += len(event.chunk)
-            self.down.send(event)
-        elif isinstance(event, ResponseHead):
-            self._answer(event, now)
-        elif isinstance(event, End):
-            self.down.send(event)
-            self.done = self.deaf = True
-        elif isinstance(event, Credit):
-            self._credit(event)
-        elif isinstance(event, Reset):
-            retrier = self.retrier
-            # What cannot be understood is no failure that a second try would mend.
-            if retrier is not None and not self.status and event.fault is not Fault.UPSTREAM_MALFORMED and retrier.again(None):
-                self.deaf = True
-            else:
-                self.fail(event.fault)
+        down = self.down
+        for event in events:
+            if self.deaf:
+                return
+            event.stream = self.stream
+            if type(event) is Data:
+                self.octets_out += len(event.chunk)
+                down.send(event)
+            elif type(event) is ResponseHead:
+                self._answer(event, now)
+            elif type(event) is End:
+                down.send(event)
+                self.done = self.deaf = True
+            elif type(event) is Credit:
+                self._credit(event)
+            elif type(event) is Reset:
+                retrier = self.retrier
+                # What cannot be understood is no failure that a second try would mend.
+                if retrier is not None and not self.status and event.fault is not Fault.UPSTREAM_MALFORMED and retrier.again(None):
+                    self.deaf = True
+                else:
+                    self.fail(event.fault)
 
     def _answer(self, event: ResponseHead, now: float) -> None:
         status = event.status
         if event.local:
-            _clean(event)
+            clean(event)
         if status >= 200:
             if status >= 400:
                 self.refusal = event.refusal
@@ -324,9 +332,9 @@ class Splice:
             self.first_at = now
             if not self.mirror:
                 self._kept = None
-        forward = self.decision.action
-        if status >= 200 and isinstance(forward, Forward) and forward.server_timing:
-            event.extra = [self._timing(now)]
+            forward = self.decision.action
+            if isinstance(forward, Forward) and forward.server_timing:
+                event.extra = [self._timing(now)]
         self.down.send(event)
 
     def _credit(self, event: Credit) -> None:
@@ -370,13 +378,24 @@ class Splice:
         if up is not None:
             up.send(Reset(self.up_stream, fault))
         if self.status:
-            self.down.send(Reset(self.stream, fault))
-            return
+            self._cut(fault)
+        else:
+            self._refuse(fault, status, retry_after_s, said=fault in SHED or (fault in UNSENT and not self.sent))
+
+    def _cut(self, fault: Fault) -> None:
+        """Ends a response that has begun."""
+        self.down.send(Reset(self.stream, fault))
+
+    def _refuse(self, fault: Fault, status: int, retry_after_s: int, *, said: bool) -> None:
+        """Answers in place of the service."""
         self.status = status or DIALECTS[fault].http
-        said = fault in SHED or (fault in UNSENT and not self.sent)
         octets = answer(self.down, self.stream, fault, self.head.path, self.trace, self.status, retry_after_s, said=said)
         if self.head.method != b"HEAD":
             self.octets_out = octets
+
+    def judged(self) -> int:
+        """The HTTP status that says as much as the answer did: what its endpoint is judged by, and metrics count."""
+        return self.status
 
     def reset(self, fault: Fault) -> None:
         """The caller broke off, or what it sends is malformed: the upstream is told, the caller answered if it can be."""
@@ -398,7 +417,7 @@ def _untraced(head: RequestHead) -> RequestHead:
     return RequestHead(0, head.method, head.scheme, head.authority, head.path, head.query, kept, head.length, protocol=head.protocol)
 
 
-def _clean(head: ResponseHead) -> None:
+def clean(head: ResponseHead) -> None:
     """RFC 9110 7.6.1 for responses: without the fields of this hop, without what its Connection field names, and without ours."""
     options: tuple[bytes, ...] = ()
     for candidate in head.fields:
@@ -409,6 +428,17 @@ def _clean(head: ResponseHead) -> None:
     head.fields = [f for f in head.fields if f.kind <= KEPT and f.name not in options]
     head.local = False
     head.http1 = b""
+
+
+def answer_call(
+    down: Events, stream: int, fault: Fault, status: Status | None = None, retry_after_s: int = 0, *, said: bool = False
+) -> None:
+    """Answers a gRPC call in gRPC's dialect: HTTP 200, and a head that is all there is (Trailers-Only), over HTTP/1.1 too."""
+    http, fields = grpc_answer(fault, status=status, retry_after_s=retry_after_s)
+    if said:
+        fields.append(field(REFUSAL, fault.value.encode()))
+    down.send(ResponseHead(stream, http, fields, 0))
+    down.send(End(stream))
 
 
 def answer(

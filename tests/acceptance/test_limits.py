@@ -217,7 +217,7 @@ class Waits:
 
     waits_since = float("inf")
 
-    def upstream_spoke(self):
+    def upstream_spoke(self, now):
         raise AssertionError
 
 

@@ -17,7 +17,7 @@ from flui.codecs.grpc import (
     grpc_trailers,
     is_binary,
     is_call,
-    is_grpc,
+
     is_reserved,
     metadata,
     method_of,
@@ -25,7 +25,7 @@ from flui.codecs.grpc import (
 )
 from flui.model.events import RequestHead
 from flui.model.fault import DIALECTS, Fault
-from flui.model.fields import classified, field
+from flui.model.fields import classified, field, is_grpc
 from flui.model.grpc import message_text
 
 
@@ -253,7 +253,7 @@ def test_a_refusal_is_trailers_only(fault):
     assert status == 200
     assert said.pop(b"content-type") == b"application/grpc"
     assert said.pop(b"grpc-status") == b"%d" % DIALECTS[fault].grpc
-    assert said.pop(b"grpc-message") == DIALECTS[fault].title.encode()
+    assert said.pop(b"grpc-message") == f"{DIALECTS[fault].title} ({fault.value})".encode()
     after = DIALECTS[fault].retry_after_s
     assert said == ({b"grpc-retry-pushback-ms": b"%d000" % after} if after else {})
     assert len(fields) == len({line.name for line in fields})

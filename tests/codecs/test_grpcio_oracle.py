@@ -15,11 +15,11 @@ import h2.connection
 import h2.events
 import pytest
 
-from flui.codecs.grpc import binary_text, binary_values, grpc_answer, grpc_timeout, is_grpc, is_reserved, method_of, timeout_text
+from flui.codecs.grpc import binary_text, binary_values, grpc_answer, grpc_timeout, is_reserved, method_of, timeout_text
 from flui.framing.base import Message, MessageLimits
 from flui.framing.grpc import GrpcFraming
 from flui.model.fault import DIALECTS, Fault
-from flui.model.fields import field
+from flui.model.fields import field, is_grpc
 from flui.model.grpc import Status, call_status, message_said, message_text, status_of_http
 
 pytestmark = pytest.mark.slow
@@ -249,7 +249,7 @@ def test_its_client_hears_our_refusals(fault):
     with answering(*grpc_answer(fault)) as (_, ask):
         error = error_of(ask)
     assert error.code().value[0] == DIALECTS[fault].grpc
-    assert error.details() == DIALECTS[fault].title
+    assert error.details() == f"{DIALECTS[fault].title} ({fault.value})"
 
 
 @pytest.mark.parametrize("text", [*TEXTS, " blanks around ", "  "])

@@ -41,7 +41,7 @@ class Hop:
     def answer(self, octets):
         self.client.receive(octets)
         for event in self.client.events():
-            self.splice.from_up(event, 1.0)
+            self.splice.from_up([event], 1.0)
         return self.server.take()
 
 

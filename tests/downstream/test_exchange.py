@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from flui.downstream.exchange import hash_key
 from flui.model.events import RequestHead
 from flui.model.fields import field
 from flui.model.topology import HashKey, KeySource
+from flui.routing.key import hash_key
 from support.mesh import OK, Mesh, answers, until
 
 GET = b"GET /items HTTP/1.1\r\nhost: stock\r\n\r\n"

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from itertools import count as counting
 
 from flui.model.topology import Address
+from flui.upstream.connection import Shared
 from support.mesh import Backend, Caller, Request, Side, until
 
 STAGES = ("unread", "head", "body", "request", "answer head", "answer body", "stale")
@@ -255,7 +256,7 @@ def borrowed(side: Side) -> dict[str, object]:
             "active": pool.active,
             "members": sum(abs(member.active) for member in pool.members.values()),
             "pending": pool.pending,
-            "busy": sum(connection.owner is not None for connection in pool._all),
+            "busy": sum(c.busy if isinstance(c, Shared) else c.owner is not None for c in pool._all),
         }
         if any(found.values()):
             held[name] = found

@@ -242,7 +242,7 @@ class Wire:
                 up = self.ups[-1]
                 for e in up.events():
                     moved = True
-                    splice.from_up(e, 0.0)
+                    splice.from_up([e], 0.0)
                 self.sent[-1] += up.take()
                 if splice.request_ended and not splice.done and not self._answered:
                     octets = self._respond(self.told[-1][-1])

@@ -11,10 +11,10 @@ from flui.model.topology import Address, Balance, Cluster, Endpoint, Policy
 from flui.telemetry.families import UPSTREAM_CONNECTS
 from flui.telemetry.meters import Meters
 from flui.upstream import dial
-from flui.upstream.connection import Upstream
 from flui.upstream.dial import DialError
 from flui.upstream.pool import ClusterPool
 from flui.upstream.pools import Pools
+from flui.upstream.single import Single
 from support.mesh import Mesh, until
 
 
@@ -35,7 +35,7 @@ class Nobody:
 
     waits_since = float("inf")
 
-    def upstream_spoke(self):
+    def upstream_spoke(self, now):
         raise AssertionError
 
 
@@ -110,7 +110,7 @@ def test_a_connection_that_ends_as_soon_as_it_is_open_is_no_connection(tmp_path,
     """Nothing was sent on it, so it is a failed dial, and the next endpoint may have the request."""
     mesh = Mesh(tmp_path)
 
-    class Quick(Upstream):
+    class Quick(Single):
         """What the loop may well deliver between the connect and the waking of who waits for it."""
 
         def connection_made(self, transport):
@@ -123,7 +123,7 @@ def test_a_connection_that_ends_as_soon_as_it_is_open_is_no_connection(tmp_path,
             else:
                 self.codec.receive(b"220 hello\r\n")
 
-    monkeypatch.setattr(dial, "Upstream", Quick)
+    monkeypatch.setattr(dial, "Single", Quick)
 
     async def story():
         pool = pool_of(cluster(endpoint(await mesh.backend(silent))))

@@ -8,16 +8,15 @@ from __future__ import annotations
 import binascii
 from typing import Final
 
-from flui.model.events import RequestHead
+from flui.model.events import RequestHead, ResponseHead
 from flui.model.fault import DIALECTS, Fault
-from flui.model.fields import Field, field
-from flui.model.grpc import message_said
+from flui.model.fields import GRPC_TYPE, Field, classified, field
+from flui.model.grpc import Status, message_said, status_of_http, status_said
 
-CONTENT_TYPE_GRPC: Final = field(b"content-type", b"application/grpc")
+CONTENT_TYPE_GRPC: Final = classified(b"content-type", b"application/grpc")
 TE_TRAILERS: Final = field(b"te", b"trailers")
 """What a call must carry to show that trailers arrive. `te` ends at each hop, so whoever forwards a call says it anew."""
 
-_GRPC: Final = b"application/grpc"
 _DIGITS: Final = b"0123456789"
 
 _HOUR_MS: Final = 3_600_000
@@ -27,22 +26,9 @@ _MOST: Final = 99_999_999
 """TimeoutValue has at most 8 digits."""
 
 
-def is_grpc(content_type: bytes) -> bool:
-    """Whether a content-type is that of a call: `application/grpc`, with any `+format` and parameters; gRPC-Web is another protocol."""
-    if content_type == _GRPC:
-        return True
-    if content_type[:16].lower() != _GRPC:
-        return False
-    rest = content_type[16:].lstrip(b" \t")
-    return not rest or rest[0] == 0x3B or content_type[16] == 0x2B
-
-
 def is_call(head: RequestHead) -> bool:
-    """Whether a request is a gRPC call."""
-    for line in head.special:
-        if line.name == b"content-type":
-            return is_grpc(line.value)
-    return False
+    """Whether a request is a gRPC call: what the validator notes as `head.grpc`, for one that it refused before it came to that."""
+    return head.method == b"POST" and any(line.kind == GRPC_TYPE for line in head.special)
 
 
 def method_of(path: bytes) -> tuple[bytes, bytes] | None:
@@ -173,32 +159,72 @@ def metadata(fields: list[Field], answer: bool = False) -> list[Field] | None:
     return fields if keeps else [line for line in fields if not is_reserved(line.name, answer)]
 
 
-_STATUS_LINES: Final[dict[Fault, Field]] = {fault: field(b"grpc-status", b"%d" % said.grpc) for fault, said in DIALECTS.items()}
-_TITLE_LINES: Final[dict[Fault, Field]] = {fault: field(b"grpc-message", message_said(said.title)) for fault, said in DIALECTS.items()}
-_PUSHBACK_LINES: Final[dict[Fault, Field]] = {
-    fault: field(b"grpc-retry-pushback-ms", b"%d" % (said.retry_after_s * 1_000)) for fault, said in DIALECTS.items() if said.retry_after_s
+_TITLE_LINES: Final[dict[Fault, Field]] = {
+    fault: field(b"grpc-message", message_said(f"{said.title} ({fault.value})")) for fault, said in DIALECTS.items()
 }
+STATUS_LINES: Final = tuple([field(b"grpc-status", b"%d" % status.value) for status in Status])
+"""By number."""
 
 
-def grpc_trailers(fault: Fault, message: str = "") -> list[Field]:
+def grpc_trailers(fault: Fault, message: str = "", status: Status | None = None, retry_after_s: int = 0) -> list[Field]:
     """Trailers that end a call whose answer has begun, for `fault`.
 
     Only where a message ends (`Inspector.at_rest`): within one the caller would miss the rest of it, and the stream is reset instead.
 
     Args:
         fault: why.
-        message: what the caller is told; it may name the request, never the inside. Empty: the fault's title.
+        message: what the caller is told; it may name the request, never the inside. Empty: the fault's title and name.
+        status: in place of the fault's own.
+        retry_after_s: when to come back, in place of the fault's own; 0: that one.
     """
-    lines = [_STATUS_LINES[fault], field(b"grpc-message", message_said(message)) if message else _TITLE_LINES[fault]]
-    pushback = _PUSHBACK_LINES.get(fault)
-    if pushback is not None:
-        lines.append(pushback)
+    said = DIALECTS[fault]
+    code = said.grpc if status is None else status.value
+    lines = [STATUS_LINES[code], field(b"grpc-message", message_said(message)) if message else _TITLE_LINES[fault]]
+    after_s = retry_after_s or said.retry_after_s
+    if after_s:
+        lines.append(field(b"grpc-retry-pushback-ms", b"%d" % (after_s * 1_000)))
     return lines
 
 
-def grpc_answer(fault: Fault, message: str = "") -> tuple[int, list[Field]]:
+def grpc_answer(fault: Fault, message: str = "", status: Status | None = None, retry_after_s: int = 0) -> tuple[int, list[Field]]:
     """Status and fields of the head that refuses a call: an answer without body or trailers (Trailers-Only, END_STREAM on its HEADERS).
 
     The status is 200: gRPC's own says what happened, and a caller that reads the HTTP status would read another one.
     """
-    return 200, [CONTENT_TYPE_GRPC, *grpc_trailers(fault, message)]
+    return 200, [CONTENT_TYPE_GRPC, *grpc_trailers(fault, message, status, retry_after_s)]
+
+
+def pushback(value: bytes) -> float | None:
+    """Seconds that a `grpc-retry-pushback-ms` asks for; None: not to be tried again, which any other text means too (A6)."""
+    if not value or len(value) > 9 or value.translate(None, _DIGITS):
+        return None
+    return int(value) / 1_000
+
+
+def answered(head: ResponseHead) -> Status | None:
+    """How a call ended, as far as the head of its answer says so.
+
+    Returns:
+        The status of an answer that has no messages (Trailers-Only), or is not gRPC's (http-grpc-status-mapping). None: it goes on.
+    """
+    status = head.status
+    grpc = False
+    for line in head.fields:
+        if line.kind == GRPC_TYPE:
+            grpc = True
+        elif line.name == b"grpc-status" and not head.length:
+            return status_said(line.value)
+    if status == 200 and grpc and head.length:
+        return None
+    return status_of_http(status)
+
+
+def is_foreign(head: ResponseHead) -> bool:
+    """Whether an answer to a call is none of gRPC's: what its caller could only make out of the HTTP status."""
+    grpc = said = False
+    for line in head.fields:
+        if line.kind == GRPC_TYPE:
+            grpc = True
+        elif line.name == b"grpc-status":
+            said = True
+    return not said and (head.status != 200 or not grpc or not head.length)

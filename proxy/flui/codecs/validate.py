@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from typing import Final
 
+from flui.codecs.grpc import grpc_timeout, metadata
 from flui.model.events import RequestHead
 from flui.model.fault import Fault
 from flui.model.fields import (
     ATTEMPT,
     CONNECTION,
+    CONTENT_TYPE,
     DEADLINE,
     EXPECT,
     FORWARDED,
+    GRPC_TIMEOUT,
+    GRPC_TYPE,
     HOST,
     IDEMPOTENCY,
     KEPT,
@@ -29,6 +33,7 @@ from flui.model.fields import (
     UPGRADE,
     kind_of,
 )
+from flui.model.grpc import CALL
 from flui.model.resilience import PRIORITIES
 
 _UNRESERVED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
@@ -39,6 +44,8 @@ _HEX: Final = b"0123456789abcdefABCDEF"
 _HOST: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 _DIGITS: Final = b"0123456789"
 
+_NO_METHODS: Final = frozenset((b"CONNECT", CALL))
+"""Methods that nobody may say: policy knows a gRPC call under the second one."""
 _SINGLETON_BITS: Final = sum(1 << kind for kind in SINGLETONS)
 
 _MEMO: Final = 4096
@@ -60,7 +67,7 @@ def validate(head: RequestHead) -> Fault | None:
     """
     if head.vetted:
         return None
-    if head.method == b"CONNECT":
+    if head.method in _NO_METHODS:
         return Fault.METHOD_REFUSED
     raw = head.path
     path = _PATHS.get(raw)
@@ -105,6 +112,11 @@ def validate(head: RequestHead) -> Fault | None:
                 head.repeatable = bool(field.value)
             elif kind == EXPECT and field.value.lower() != b"100-continue":
                 return Fault.MALFORMED  # RFC 9110 10.1.1 knows one expectation; any other is read differently by everyone
+            elif kind == GRPC_TYPE:
+                if seen & 1 << CONTENT_TYPE:
+                    return Fault.MALFORMED
+                seen |= 1 << CONTENT_TYPE
+                head.grpc = head.method == b"POST"
             continue
         if kind == HOST:
             continue
@@ -139,8 +151,36 @@ def validate(head: RequestHead) -> Fault | None:
         head.fields = [field for field in head.fields if field.kind != TRACE_STATE]
     if local:
         head.fields = [field for field in head.fields if field.kind <= KEPT and field.name not in options]
+    if head.grpc and not _is_call_sound(head):
+        return Fault.MALFORMED
     head.vetted = True
     return None
+
+
+def _is_call_sound(head: RequestHead) -> bool:
+    """Picks up what gRPC says of a call, and takes out of it what is said anew or nobody may say (`codecs.grpc`, threats F5)."""
+    fields = metadata(head.fields)
+    if fields is None:
+        return False
+    said = False
+    for field in fields:
+        if field.kind == GRPC_TIMEOUT:
+            left = grpc_timeout(field.value)
+            if left is None:
+                return False
+            left = min(left, _MAX_DEADLINE_MS)
+            head.deadline = left if head.deadline < 0 else min(left, head.deadline)
+            said = True
+        elif field.name == b"grpc-previous-rpc-attempts":
+            value = field.value
+            if not value or len(value) > 4 or value.translate(None, _DIGITS):
+                return False
+            head.attempt = max(head.attempt, int(value) + 1)
+            said = True
+    if said:
+        fields = [field for field in fields if field.kind != GRPC_TIMEOUT and field.name != b"grpc-previous-rpc-attempts"]
+    head.fields = fields
+    return True
 
 
 def _remember(raw: bytes, path: bytes) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, cast
 
+from flui.codecs.grpc import is_call
 from flui.codecs.http1 import Http1Server
+from flui.codecs.http2 import PREFACE, Http2Server
 from flui.codecs.validate import validate
 from flui.decide import decide
 from flui.downstream.exchange import Exchange
@@ -16,10 +18,10 @@ from flui.model.events import RequestHead, Reset
 from flui.model.fault import Fault
 from flui.model.fields import Field, field
 from flui.model.identity import ANONYMOUS
-from flui.splice import answer
+from flui.splice import answer, answer_call
 from flui.transport.alarm import Alarm
 from flui.transport.inbox import INBOX, WRITE_HIGH_OCTETS
-from flui.transport.tls import Peer
+from flui.transport.tls import HTTP2, Peer
 
 if TYPE_CHECKING:
     from flui.downstream.relay import Gate
@@ -40,16 +42,19 @@ class Downstream(asyncio.BufferedProtocol):
         "_alarm",
         "_ending",
         "_exchanges",
+        "_first",
         "_gate",
         "_head_since",
         "_idle_since",
         "_lost",
+        "_moved",
         "_origin",
         "_reading",
         "_source",
         "_tls_s",
         "_used",
         "codec",
+        "http2",
         "peer",
         "principal",
         "relay",
@@ -67,12 +72,18 @@ class Downstream(asyncio.BufferedProtocol):
         self._source = source
         self._gate = gate
         self.relay = gate.relay
-        self.codec = Http1Server(gate.relay.limits, b"https" if gate.listener.tls else b"http")
+        self.codec: Http1Server | Http2Server = Http1Server(gate.relay.limits, b"https" if gate.listener.tls else b"http")
+        self.http2: Http2Server | None = None
+        """The codec, where it is one for many exchanges at a time."""
+        self._first: bytes | None = None if gate.listener.tls else b""
+        """Octets that may become the preface of HTTP/2 (RFC 9113 3.4); None once it is known what is spoken."""
         self.principal = ANONYMOUS.name if gate.listener.tls else gate.relay.snapshot.identity
         """Whom policy is asked about: the certificate's SPIFFE ID, or our own module on a plain listener."""
         self.peer: Peer | None = None
         self.transport: asyncio.Transport
         self._exchanges: dict[int, Exchange] = {}
+        self._moved: list[Exchange] = []
+        """Exchanges whose upstream may have something to be written."""
         self._alarm = Alarm(gate.relay.loop, self._rang)
         self._head_since = accepted_at
         self._idle_since = accepted_at
@@ -95,7 +106,7 @@ class Downstream(asyncio.BufferedProtocol):
         if gate.listener.tls:
             self._tls_s = now - self._head_since
             try:
-                self.peer = gate.authenticate(transport)
+                self.peer, protocol = gate.authenticate(transport)
             except SvidError as error:
                 gate.refused(error)
                 self._ending = _CLOSING  # what came with the end of the handshake is not read
@@ -108,6 +119,8 @@ class Downstream(asyncio.BufferedProtocol):
             if name:
                 host = f'"[{name[0]}]"' if ":" in name[0] else name[0]
                 self._origin = field(b"forwarded", b"for=%b;proto=https" % host.encode())
+            if protocol == HTTP2:
+                self._speak_http2(b"https")
         gate.connections.add(self)
         self._head_since = self._idle_since = now
         self._alarm.by(now + self._patience(), now)
@@ -126,11 +139,28 @@ class Downstream(asyncio.BufferedProtocol):
         if self._ending:
             return
         now = time.monotonic()
+        if self._first is not None:
+            data = self._first + data
+            if PREFACE.startswith(data[: len(PREFACE)]) and len(data) < len(PREFACE):
+                self._first = data  # its beginning could still be that of a request in HTTP/1.1
+                return
+            self._first = None
+            if data.startswith(PREFACE):
+                self._speak_http2(b"http")
+        if self.http2 is not None:
+            self.http2.tick(now)
         self.codec.receive(data)
         self.pump(now)
 
+    def _speak_http2(self, scheme: bytes) -> None:
+        self.codec = self.http2 = Http2Server(self.relay.limits, scheme, self._gate.bounds)
+        self.transport.write(self.codec.take())
+
     def eof_received(self) -> bool:
         """The caller will send no more; what it asked for is still answered where the transport can (plain TCP)."""
+        if self._first:
+            self.codec.receive(self._first)
+        self._first = None
         self.codec.receive_eof()
         self.pump(time.monotonic())
         return bool(self._exchanges) and self.peer is None
@@ -143,6 +173,8 @@ class Downstream(asyncio.BufferedProtocol):
         self._gate.connections.discard(self)
         if self._source:
             self._gate.sources.leave(self._source, proven=self.peer is not None)
+        if self.http2 is not None:
+            self._gate.count_bounds(self.http2.counts)
         now = time.monotonic()
         for exchange in list(self._exchanges.values()):
             exchange.splice.reset(Fault.CALLER_GONE)
@@ -164,50 +196,65 @@ class Downstream(asyncio.BufferedProtocol):
         codec = self.codec
         exchanges = self._exchanges
         while events := codec.events():
+            spoken: Exchange | None = None
             for event in events:
-                if isinstance(event, RequestHead):
-                    self._begin(event, now)
-                    continue
-                exchange = exchanges.get(event.stream)
-                if exchange is not None:
-                    exchange.active_at = now
-                    exchange.splice.from_down(event)
-                elif isinstance(event, Reset) and not codec.closing:
-                    self._refuse(event.stream, event.fault, None)
-            for exchange in list(exchanges.values()):
-                self.settle(exchange, now)
+                if type(event) is RequestHead:
+                    exchange = self._begin(event, now)
+                else:
+                    exchange = exchanges.get(event.stream)
+                    if exchange is not None:
+                        exchange.active_at = now
+                        exchange.splice.from_down(event)
+                    elif type(event) is Reset and not codec.closing and (self.http2 is None or event.fault is not Fault.CALLER_GONE):
+                        self._refuse(event.stream, event.fault, None)
+                if exchange is not spoken:
+                    if spoken is not None:
+                        self.settle(spoken, now)
+                    spoken = exchange
+            if spoken is not None:
+                self.settle(spoken, now)
         # After all is said: credit that came back meanwhile keeps a socket reading that would have stopped for nothing.
-        for exchange in exchanges.values():
-            if exchange.up is not None:
-                exchange.up.flush()
+        if self._moved:
+            moved = self._moved
+            self._moved = []
+            for exchange in moved:
+                if exchange.up is not None:
+                    exchange.up.flush()
         self._flush(now)
 
     def settle(self, exchange: Exchange, now: float) -> None:
-        """Carries out what the upstream of `exchange` has said; when that ends the exchange, it is over and recorded."""
+        """Carries out what the upstream of `exchange` has said; when that ends the exchange, it is over and recorded.
+
+        Its upstream is written to when the connection is pumped next.
+        """
         up = exchange.up
         splice = exchange.splice
         if up is not None:
-            for event in up.codec.events():
-                splice.from_up(event, now)
+            events = up.codec.events()
+            if events:
+                splice.from_up(events, now)
         if not splice.deaf:
+            self._moved.append(exchange)
             return
         if not splice.done:
             exchange.repeat(now)
+            self._moved.append(exchange)
         elif self._exchanges.pop(splice.stream, None) is not None:
             exchange.finish(now)
             self._gate.recorder.exchange(splice, now, self._tls_s)
             self._tls_s = 0.0
             self._idle_since = now
 
-    def _begin(self, head: RequestHead, now: float) -> None:
+    def _begin(self, head: RequestHead, now: float) -> Exchange | None:
         """A head is complete: it is validated, decided on, and sent on its way or answered."""
         fault = validate(head)
         if fault is None and head.protocol:
             fault = Fault.UPGRADE_REFUSED
         if fault is not None:
-            self.codec.last()
+            if self.http2 is None:
+                self.codec.last()
             self._refuse(head.stream, fault, head)
-            return
+            return None
         self._used = True
         relay = self.relay
         snapshot = relay.snapshot
@@ -235,12 +282,16 @@ class Downstream(asyncio.BufferedProtocol):
             look_at = exchange.start(action, now)
             if look_at < self._alarm.rings_at:
                 self._alarm.by(look_at, now)
+        return exchange
 
     def _refuse(self, stream: int, fault: Fault, head: RequestHead | None) -> None:
-        """Answers what cannot even be decided on, and ends the connection."""
+        """Answers what cannot even be decided on, which ends a connection that has one exchange at a time."""
         octets = 0
         if fault is not Fault.CALLER_GONE:
-            octets = answer(self.codec, stream, fault, b"", b"")
+            if head is not None and is_call(head):
+                answer_call(self.codec, stream, fault)
+            else:
+                octets = answer(self.codec, stream, fault, b"", b"")
         else:
             self.codec.send(Reset(stream, fault))
         self._gate.recorder.refused(self._gate.listener.name, self.principal, fault, head, octets, self._tls_s)
@@ -333,7 +384,11 @@ class Downstream(asyncio.BufferedProtocol):
             else:
                 self._rest(now)
         elif now >= self._idle_since + self._patience():
-            self._close(now)
+            if self.http2 is None:
+                self._close(now)
+            else:
+                self.http2.drain()
+                self._flush(now)
         else:
             self._rest(now)
 
@@ -342,8 +397,9 @@ class Downstream(asyncio.BufferedProtocol):
 
         A response whose head is out cannot say so any more: a request may follow it, which then is the last (`_begin`).
         """
-        if any(not exchange.splice.status for exchange in self._exchanges.values()):
+        if self.http2 is not None or any(not exchange.splice.status for exchange in self._exchanges.values()):
             self.codec.last()
+            self._flush(now)
         self._idle_since = max(self._idle_since, now)  # a request may be on its way, however long none came
         self._alarm.by(now + self.relay.linger_s, now)
 

@@ -13,13 +13,17 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from flui.call import Call
+from flui.codecs.grpc import answered
 from flui.downstream.hedge import Hedge
+from flui.downstream.selfhealth import SelfHealth
 from flui.model.decision import Decision, Forward
 from flui.model.events import RequestHead, Reset, ResponseHead
 from flui.model.fault import ENDPOINT_FAULTS, SHED, UNSENT, Fault
 from flui.model.fields import Field
-from flui.model.topology import HashKey, KeySource
-from flui.resilience.retry import retry_after, verdict
+from flui.model.topology import SELF
+from flui.resilience.retry import NO_OTHER, asked_pause, verdict
+from flui.routing.key import hash_key
 from flui.routing.pick import Member
 from flui.splice import Splice
 from flui.telemetry.families import RETRIES
@@ -61,7 +65,11 @@ class Exchange:
 
     def __init__(self, down: Downstream, head: RequestHead, decision: Decision, now: float, trace: bytes, origin: Field | None) -> None:
         self.down = down
-        self.splice = Splice(down.codec, head, decision, now, trace, origin)
+        self.splice = (
+            Call(down.codec, head, decision, now, trace, origin, down.relay.limits.grpc_message_octets)
+            if head.grpc
+            else Splice(down.codec, head, decision, now, trace, origin)
+        )
         self.up: Upstream | None = None
         self.active_at = now
         """When either side last said something."""
@@ -106,8 +114,11 @@ class Exchange:
         target = targets[0] if len(targets) == 1 else relay.split(targets)
         pool = relay.pools.by_name.get(target.cluster)
         if pool is None:
-            splice.fail(Fault.NO_ENDPOINT)
-            return now
+            if target.cluster != SELF:
+                splice.fail(Fault.NO_ENDPOINT)
+                return now
+            splice.attach(SelfHealth(splice, relay.snapshot.config.service, serving=not relay.draining), now)
+            return self.due(now)
         self.pool = pool
         retry = forward.retry
         if retry.attempts > 1:
@@ -115,7 +126,7 @@ class Exchange:
             if head.length:
                 splice.keep(retry.body_octets)
         if forward.special and relay.extras.holds_back(self, forward, now):
-            return self._look_at(forward, now)
+            return self.due(now)
         return self.go(forward, now)
 
     def go(self, forward: Forward, now: float) -> float:
@@ -140,17 +151,14 @@ class Exchange:
             self._attach(connection, now)
         else:
             self.down.relay.tasks.start(self._dial(member))
-        return self._look_at(forward, now)
-
-    def _look_at(self, forward: Forward, now: float) -> float:
         look_at = self.deadline
-        if forward.idle_timeout_s and now + forward.idle_timeout_s < look_at:
-            look_at = now + forward.idle_timeout_s
+        patience_s = self.down.relay.timeouts.body_idle_s
+        if 0 < forward.idle_timeout_s < patience_s:
+            patience_s = forward.idle_timeout_s
         if forward.special:
             retry = forward.retry
-            look_at = min(look_at, now + (retry.hedge_s or _NEVER), now + (retry.per_try_s or _NEVER))
-        body_idle_s = self.down.relay.timeouts.body_idle_s
-        return look_at if look_at < now + body_idle_s else now + body_idle_s
+            patience_s = min(patience_s, retry.hedge_s or _NEVER, retry.per_try_s or _NEVER)
+        return look_at if look_at < now + patience_s else now + patience_s
 
     def _attach(self, connection: Upstream, now: float) -> None:
         self.splice.endpoint = connection.member.label
@@ -217,12 +225,12 @@ class Exchange:
 
     # What the upstream connection calls.
 
-    def upstream_spoke(self) -> None:
+    def upstream_spoke(self, now: float) -> Downstream:
         """See `Owner`."""
-        now = time.monotonic()
         self.active_at = now
-        self.down.settle(self, now)
-        self.down.pump(now)
+        down = self.down
+        down.settle(self, now)
+        return down
 
     @property
     def waits_since(self) -> float:
@@ -238,15 +246,15 @@ class Exchange:
         if pool is None or not isinstance(forward, Forward) or not self.splice.can_repeat:
             return False
         hedge = self._hedge
-        if hedge is not None and hedge.is_on and (head is None or (head.status in forward.retry.statuses and head.refusal not in _SHED)):
+        ended = answered(head) if head is not None and self.splice.head.grpc else None
+        counts = head is None or (head.status in forward.retry.statuses if ended is None else ended in forward.retry.grpc_statuses)
+        if hedge is not None and hedge.is_on and counts and (head is None or head.refusal not in _SHED):
             self._wait_s = _NEVER
             return True  # there is a second try already, which now is the only one
         now = time.monotonic()
-        after: float | None = None
-        if head is not None:
-            for candidate in head.fields:
-                if candidate.name == b"retry-after":
-                    after = retry_after(candidate.value, time.time())  # noqa: TID251 - a date is wall-clock time
+        after = None if head is None else asked_pause(head.fields, time.time())  # noqa: TID251 - a date is wall-clock time
+        if after == NO_OTHER:
+            return False
         splice = self.splice
         unsent = head is not None and head.refusal in _UNSENT
         tried = (*self.tried, self.up.member) if self.up is not None else self.tried
@@ -256,7 +264,8 @@ class Exchange:
             self.down.relay.random,
             repeatable=forward.repeatable or splice.head.repeatable,
             unsent=unsent,
-            status=head.status if head is not None and not unsent else 0,
+            status=head.status if head is not None and not unsent and ended is None else 0,
+            grpc=ended.value if ended is not None and not unsent else -1,
             shed=head is not None and head.refusal in _SHED,
             after_s=after,
             left_s=self.deadline - now,
@@ -360,14 +369,14 @@ class Exchange:
         look = min(self.deadline, self.active_at + forward.idle_timeout_s if forward.idle_timeout_s else _NEVER)
         if forward.special and not splice.status:
             look = min(look, self._try_due(forward, now))
-        if not splice.request_ended:
+        if not (splice.request_ended or splice.head.grpc):  # between two messages of a call there may be any time
             since = now - self._body_checked_at
             body_idle_s = relay.timeouts.body_idle_s
             if since >= body_idle_s:
                 if not self.held and splice.octets_in - self._body_seen < relay.limits.body_rate * since:
-                    self.down.codec.fail(Fault.REQUEST_TIMEOUT)
+                    self.down.codec.fail(Fault.REQUEST_TIMEOUT, splice.stream)
                     return now
-                self.held = not self.down.codec.reading
+                self.held = self.down.codec.holds_back(splice.stream)
                 self._body_checked_at = now
                 self._body_seen = splice.octets_in
             look = min(look, self._body_checked_at + body_idle_s)
@@ -445,7 +454,8 @@ class Exchange:
         if up is not None:
             self.up = None
             fault = splice.fault
-            if fault is None and splice.status < 500:
+            status = splice.status if not splice.head.grpc else splice.judged()
+            if fault is None and status < 500:
                 up.member.vitals.succeeded(splice.first_at - splice.attached_at)
             elif splice.refusal in _SHED:
                 pass  # it is well, and has enough to do
@@ -455,7 +465,7 @@ class Exchange:
                     self._given_up(pool)
             limiter = pool.guard.limiter
             if limiter is not None:
-                limiter.done(now - splice.attached_at, now, fault is None and splice.status < 500)
+                limiter.done(now - splice.attached_at, now, fault is None and status < 500)
             pool.release(up, now)
         else:
             pool.abandon(self)
@@ -480,19 +490,3 @@ class Exchange:
         before_answer = not splice.first_at or splice.status in retry.statuses
         if before_answer and retry.attempts > 1 and (forward.repeatable or splice.head.repeatable):
             self.down.relay.meters.count(RETRIES, pool.cluster.name, "given_up")
-
-
-def hash_key(where: HashKey, head: RequestHead, principal: str) -> bytes:
-    """The consistent-hash key of a request, empty when it has none."""
-    source = where.source
-    if source is KeySource.FLUI_KEY:
-        return head.key
-    if source is KeySource.PRINCIPAL:
-        return principal.encode()
-    if source is KeySource.HEADER:
-        for field in head.fields:
-            if field.name == where.name:
-                return field.value
-        return b""
-    parts = head.path.split(b"/")
-    return parts[where.part] if where.part < len(parts) else b""

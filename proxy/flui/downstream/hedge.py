@@ -12,15 +12,18 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from flui.codecs.grpc import answered
 from flui.model.decision import Forward
 from flui.model.events import Event, Reset, ResponseHead
 from flui.model.fault import Fault
+from flui.model.grpc import counted_as
 from flui.routing.pick import Member
 from flui.telemetry.families import HEDGES, RETRIES
 from flui.upstream.connection import Upstream
 from flui.upstream.dial import DialError
 
 if TYPE_CHECKING:
+    from flui.downstream.connection import Downstream
     from flui.downstream.exchange import Exchange
 
 
@@ -107,28 +110,29 @@ class Hedge:
         """See `Owner`."""
         return self.begun_at
 
-    def upstream_spoke(self) -> None:
+    def upstream_spoke(self, now: float) -> Downstream | None:
         """See `Owner`."""
         up = self.up
         if up is None:
-            return
+            return None
         exchange = self._exchange
         forward = exchange.splice.decision.action
         assert isinstance(forward, Forward)
         events = up.codec.events()
         for event in events:
             if isinstance(event, Reset):
-                self.late(time.monotonic())
-                return
+                self.late(now)
+                return None
             if isinstance(event, ResponseHead) and event.status >= 200:
-                now = time.monotonic()
-                if exchange.up is not None and (event.status >= 500 or event.status in forward.retry.statuses):
+                ended = answered(event) if exchange.splice.head.grpc else None
+                status = event.status if ended is None else counted_as(ended)
+                if exchange.up is not None and (status >= 500 or event.status in forward.retry.statuses):
                     self.late(now)  # the first may still do better
-                else:
-                    self._win(up, events, now)
-                return
+                    return None
+                return self._win(up, events, now)
+        return None
 
-    def _win(self, up: Upstream, events: list[Event], now: float) -> None:
+    def _win(self, up: Upstream, events: list[Event], now: float) -> Downstream:
         exchange = self._exchange
         pool = exchange.pool
         assert pool is not None
@@ -136,9 +140,8 @@ class Hedge:
         self.is_on = False
         exchange.down.relay.meters.count(HEDGES, pool.cluster.name, "won")
         exchange.won(self, up, now)
-        for event in events:
-            exchange.splice.from_up(event, now)
-        exchange.upstream_spoke()
+        exchange.splice.from_up(events, now)
+        return exchange.upstream_spoke(now)
 
     def late(self, now: float) -> None:
         """It has failed, or takes too long: the first try is alone again, or there is none."""
@@ -196,11 +199,12 @@ class _First:
         """See `Owner`."""
         return self._exchange.waits_since
 
-    def upstream_spoke(self) -> None:
+    def upstream_spoke(self, now: float) -> Downstream:
         """See `Owner`."""
         exchange = self._exchange
-        exchange.upstream_spoke()
+        down = exchange.upstream_spoke(now)
         if exchange.splice.status:
             if exchange.up is not None:
                 exchange.up.owner = exchange
-            self._hedge.stop(time.monotonic())
+            self._hedge.stop(now)
+        return down

@@ -121,8 +121,9 @@ class _Copy:
         """See `Owner`. That a copy is not answered says nothing of its service to callers."""
         return math.inf
 
-    def upstream_spoke(self) -> None:
+    def upstream_spoke(self, now: float) -> None:
         """See `Owner`. What it says is read and forgotten."""
+        del now
         up = self._up
         if up is None:
             return

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 from random import Random
 
+from flui.codecs.http2.bounds import MESH
 from flui.decide import Snapshot
 from flui.downstream.connection import Downstream
 from flui.downstream.extras import Extras
@@ -150,7 +152,7 @@ class Relay:
 class Gate:
     """One listener at work."""
 
-    __slots__ = ("connections", "listener", "recorder", "relay", "sources")
+    __slots__ = ("_bounds_met", "bounds", "connections", "listener", "recorder", "relay", "sources")
 
     def __init__(self, relay: Relay, listener: Listener) -> None:
         self.relay = relay
@@ -158,6 +160,11 @@ class Gate:
         self.recorder = relay.recorder
         self.connections: set[Downstream] = set()
         self.sources = Sources()
+        window = relay.limits.window_octets
+        # Who calls here has an identity, or is our own module, and speaks for many: one that is held back must not hold back others.
+        self.bounds = replace(MESH, held_octets=max(MESH.held_octets, MESH.streams * window + MESH.window_octets))
+        """What a connection that speaks HTTP/2 may make us do."""
+        self._bounds_met: dict[str, int] = {}
 
     def protocol(self, source: str = "") -> Downstream:
         """The protocol for an accepted connection.
@@ -168,13 +175,27 @@ class Gate:
         self.relay.meters.count(CONNECTIONS_ACCEPTED, self.listener.name)
         return Downstream(self, self.relay.loop.time(), source)
 
+    def count_bounds(self, counts: dict[str, int]) -> None:
+        """A connection is over that has met these of its bounds so often."""
+        for what, often in counts.items():
+            self._bounds_met[what] = self._bounds_met.get(what, 0) + often
+
+    def bounds_met(self) -> dict[str, int]:
+        """How often which bound of HTTP/2 was met, by all connections so far."""
+        met = dict(self._bounds_met)
+        for connection in self.connections:
+            if connection.http2 is not None:
+                for what, often in connection.http2.counts.items():
+                    met[what] = met.get(what, 0) + often
+        return met
+
     def turned_away(self, why: str, source: str) -> None:
         """A connection is closed before anything is known of its caller but its address."""
         self.relay.meters.count(CONNECTIONS_REFUSED, self.listener.name, why)
         self.relay.journal.warn("connection refused", listener=self.listener.name, why=why, source=source)
 
-    def authenticate(self, transport: asyncio.Transport) -> Peer:
-        """Who is at the other end of a finished handshake.
+    def authenticate(self, transport: asyncio.Transport) -> tuple[Peer, str]:
+        """Who is at the other end of a finished handshake, and what it speaks (`tls.HTTP1`, `tls.HTTP2`).
 
         Raises:
             SvidError: Nobody that may speak here.
@@ -182,8 +203,8 @@ class Gate:
         credentials = self.relay.credentials
         assert credentials is not None, "a TLS listener has credentials"
         ssl_object = transport.get_extra_info("ssl_object")
-        agreed(ssl_object)
-        return peer(ssl_object, credentials)
+        protocol = agreed(ssl_object)
+        return peer(ssl_object, credentials), protocol
 
     def refused(self, error: SvidError) -> None:
         """A caller was turned away after its handshake."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from flui.model.resilience import WHOLE_BP, Overload
 from flui.model.topology import APP_ROUTE, Address, Cluster, Route
-from flui.model.units import GIB, KIB
+from flui.model.units import GIB, KIB, MIB
 
 
 class ConfigError(Exception):
@@ -49,6 +49,8 @@ class Limits:
     """Request target."""
     body_octets: int = 1 * GIB
     """Request body; 0: no limit."""
+    grpc_message_octets: int = 4 * MIB
+    """One gRPC message, of either side; 0: no limit. What gRPC libraries take unless told otherwise."""
     window_octets: int = 64 * KIB
     """Octets of body on the way between the two sides of an exchange, per direction."""
     interim_responses: int = 16

@@ -13,15 +13,16 @@ make. They are never changed after they were handed on; the validator, which run
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, final
 
 from flui.model.fault import Fault
-from flui.model.fields import Field
+from flui.model.fields import TRACE, Field
 
 UNKNOWN: Final = -1
 """`length` of a body whose size is not known before its end."""
 
 
+@final
 class RequestHead:
     """A request has begun."""
 
@@ -32,6 +33,7 @@ class RequestHead:
         "extra",
         "fields",
         "forwarded",
+        "grpc",
         "host",
         "http1",
         "key",
@@ -88,6 +90,8 @@ class RequestHead:
         """Octets of start line, host and `fields` in HTTP/1.1, once somebody has needed them."""
         self.vetted = False
         """The validator has seen it, and found nothing."""
+        self.grpc = False
+        """It is a gRPC call: a POST with gRPC's content-type. Set by the validator."""
 
     # Found by the validator in its one pass over the fields; not there before.
     host: bytes
@@ -107,10 +111,28 @@ class RequestHead:
     forwarded: list[Field] | None
     """Forwarded fields of the caller; worth keeping only if the caller is an allow-listed hop."""
 
+    def retrace(self, traceparent: bytes) -> None:
+        """Another trace: its caller repeats itself in everything else. Only when its exchange is over.
+
+        Args:
+            traceparent: Well-formed. The validator has seen this head, which has one such field.
+        """
+        wire = b"traceparent: %b\r\n" % traceparent
+        line = Field(b"traceparent", traceparent, wire, TRACE)
+        fields = self.fields
+        for at, old in enumerate(fields):
+            if old.kind == TRACE:
+                fields[at] = line
+                break
+        if self.http1:  # with the end of the line before it, which no value can hold
+            self.http1 = self.http1.replace(b"\r\ntraceparent: %b\r\n" % self.trace, b"\r\n" + wire, 1)
+        self.trace = traceparent
+
     def __repr__(self) -> str:
         return f"RequestHead({self.stream}, {self.method!r}, {self.authority!r}, {self.path + self.query!r}, length={self.length})"
 
 
+@final
 class ResponseHead:
     """A response has begun, or an interim response (status 1xx) passes."""
 
@@ -135,6 +157,7 @@ class ResponseHead:
         return f"ResponseHead({self.stream}, {self.status}, length={self.length})"
 
 
+@final
 class Data:
     """A piece of body. Its borders mean nothing."""
 
@@ -148,6 +171,7 @@ class Data:
         return f"Data({self.stream}, {len(self.chunk)} octets)"
 
 
+@final
 class End:
     """This direction is complete."""
 
@@ -161,6 +185,7 @@ class End:
         return f"End({self.stream})"
 
 
+@final
 class Reset:
     """This exchange is dead. As an event from a codec it is the peer's doing; sent to a codec it is ours."""
 
@@ -174,6 +199,7 @@ class Reset:
         return f"Reset({self.stream}, {self.fault.name})"
 
 
+@final
 class Credit:
     """The sender of this event can take `octets` more octets of Data on this stream. After End it means nothing."""
 

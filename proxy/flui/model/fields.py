@@ -24,27 +24,33 @@ KEY: Final = 7
 """flui-key: the consistent-hash key."""
 IDEMPOTENCY: Final = 8
 """idempotency-key: the request may be sent again whatever its method."""
-KEPT: Final = 8
-HOST: Final = 9
-CODING: Final = 10
+GRPC_TYPE: Final = 9
+"""content-type of a gRPC call (`is_grpc`)."""
+GRPC_TIMEOUT: Final = 10
+"""grpc-timeout: read, and said anew, where the request is a call; forwarded otherwise."""
+KEPT: Final = 10
+HOST: Final = 11
+CODING: Final = 12
 """transfer-encoding; its value is exactly `chunked`."""
-CONNECTION: Final = 11
+CONNECTION: Final = 13
 """connection: names what must not be forwarded (RFC 9110 7.6.1)."""
-HOP: Final = 12
+HOP: Final = 14
 """Other fields that end at this hop."""
-UPGRADE: Final = 13
-OURS: Final = 14
+UPGRADE: Final = 15
+OURS: Final = 16
 """Fields that only a sidecar may mint, and every name that folds to one of them: never taken from a peer."""
-DEADLINE: Final = 15
+DEADLINE: Final = 17
 """flui-deadline: what is left of the caller's deadline, in milliseconds."""
-FORWARDED: Final = 16
+FORWARDED: Final = 18
 """forwarded, x-forwarded-*, x-real-ip …: only an allow-listed hop may say them."""
-ATTEMPT: Final = 17
+ATTEMPT: Final = 19
 """flui-attempt: somebody before us sends this request for the second or a further time."""
-PRIORITY: Final = 18
+PRIORITY: Final = 20
 """flui-priority: what may be shed first."""
 
-SINGLETONS: Final = frozenset((HOST, CODING, TRACE, KEY, IDEMPOTENCY, DEADLINE, ATTEMPT, PRIORITY, AUTHORIZATION, CONTENT_TYPE))
+SINGLETONS: Final = frozenset(
+    (HOST, CODING, TRACE, KEY, IDEMPOTENCY, DEADLINE, ATTEMPT, PRIORITY, AUTHORIZATION, CONTENT_TYPE, GRPC_TYPE, GRPC_TIMEOUT)
+)
 """Kinds of which a second line makes the request malformed (a list could be read differently behind us)."""
 
 _KINDS: Final[dict[bytes, int]] = {
@@ -70,6 +76,7 @@ _KINDS: Final[dict[bytes, int]] = {
     b"idempotency-key": IDEMPOTENCY,
     b"authorization": AUTHORIZATION,
     b"content-type": CONTENT_TYPE,
+    b"grpc-timeout": GRPC_TIMEOUT,
     b"forwarded": FORWARDED,
     b"x-real-ip": FORWARDED,
     b"x-client-ip": FORWARDED,
@@ -131,7 +138,7 @@ _NO_TRACE: Final = b"0" * 32
 _NO_PARENT: Final = b"0" * 16
 
 
-def _is_traceparent(value: bytes) -> bool:
+def is_traceparent(value: bytes) -> bool:
     """W3C Trace Context 3.2.2: version 00, lower-case hex, ids not all zero."""
     return (
         len(value) == 55
@@ -148,11 +155,26 @@ def is_sampled(traceparent: bytes) -> bool:
     return traceparent[54] in b"13579bdf"
 
 
+_GRPC: Final = b"application/grpc"
+
+
+def is_grpc(content_type: bytes) -> bool:
+    """Whether a content-type is that of a call: `application/grpc`, with any `+format` and parameters; gRPC-Web is another protocol."""
+    if content_type == _GRPC:
+        return True
+    if content_type[:16].lower() != _GRPC:
+        return False
+    rest = content_type[16:].lstrip(b" \t")
+    return not rest or rest[0] == 0x3B or content_type[16] == 0x2B
+
+
 def classified(name: bytes, value: bytes) -> Field:
     """The field of a lower-case name and a value, both known to be clean octets."""
     kind = kind_of(name)
-    if kind == TRACE and not _is_traceparent(value):
+    if kind == TRACE and not is_traceparent(value):
         kind = OURS
+    elif kind == CONTENT_TYPE and is_grpc(value):
+        kind = GRPC_TYPE
     return Field(name, value, b"%b: %b\r\n" % (name, value), kind)
 
 

@@ -40,6 +40,12 @@ STATUSES: Final = tuple(Status)
 NAMED: Final[dict[str, Status]] = {status.name: status for status in STATUSES}
 """By the name that gRPC gives it, as `retry: statuses` and metrics write it."""
 
+CALL: Final = b"CALL"
+"""What a call does, where HTTP has its method: for policy, routes and the flow table. Nobody can say it on the wire (`codecs.validate`)."""
+
+FAILED: Final = frozenset((Status.UNKNOWN, Status.DEADLINE_EXCEEDED, Status.INTERNAL, Status.UNAVAILABLE, Status.DATA_LOSS))
+"""Ends that speak against the endpoint; all others are answers."""
+
 _SAID: Final[dict[bytes, Status]] = {b"%d" % status.value: status for status in STATUSES}
 
 _OF_HTTP: Final[dict[int, Status]] = {
@@ -77,6 +83,14 @@ def status_of_http(status: int) -> Status:
 def http_of(status: Status) -> int:
     """The HTTP status of a gRPC status, for callers that speak no gRPC (google.rpc.Code). Never sent to a caller that does."""
     return _HTTP[status.value]
+
+
+def counted_as(status: Status) -> int:
+    """The HTTP status that metrics count a call under: at least 500 exactly where it failed (`FAILED`).
+
+    UNIMPLEMENTED is the caller's mistake, and counted as what it is over HTTP.
+    """
+    return 404 if status is Status.UNIMPLEMENTED else _HTTP[status.value]
 
 
 def status_of_h2(code: int) -> Status:

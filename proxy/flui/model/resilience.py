@@ -34,6 +34,10 @@ class Retry:
     """Tries altogether, the first one included; 1: never again."""
     statuses: tuple[int, ...] = (502, 503)
     """Answers that count as a failed try. An answer that says it was shed is never tried again (threats H1)."""
+    grpc_statuses: tuple[int, ...] = (14,)
+    """Ends of gRPC calls that count as a failed try, if not one message came before."""
+    repeats_calls: bool = False
+    """gRPC calls may be sent again although they might have been served already: nothing in a call says so of itself."""
     per_try_s: float = 0.0
     """Longest wait for the head of an answer, per try; 0: only the request's own deadline."""
     backoff_s: float = 0.025
@@ -134,6 +138,8 @@ class HealthCheck:
     """Successes in a row after which it does again."""
     statuses: tuple[int, int] = (200, 399)
     """First and last status that means well."""
+    grpc: bytes | None = None
+    """Service whose health is asked for by gRPC's own protocol (`grpc.health.v1`), empty for the whole server; None: over HTTP."""
 
 
 class Panic(Enum):

@@ -22,6 +22,8 @@ from flui.model.resilience import (
 
 APP: Final = "@app"
 """Name of the cluster that is the module beside us; no service can be called so."""
+SELF: Final = "@flui"
+"""Where a request goes that the sidecar answers itself; there is no such cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,17 @@ class Balance:
     """RING: no endpoint above (1 + excess) of the mean load, in basis points (2500 = 0.25)."""
 
 
+class Protocol(Enum):
+    """What is spoken to the endpoints of a cluster."""
+
+    AUTO = "auto"
+    """Over TLS whatever of HTTP/2 and HTTP/1.1 the endpoint picks (ALPN, RFC 7301); over plain text HTTP/1.1."""
+    HTTP1 = "http1"
+    """HTTP/1.1; over TLS nothing else is offered."""
+    HTTP2 = "http2"
+    """HTTP/2; over plain text with prior knowledge (RFC 9113 3.3). An endpoint that picks something else is not asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """A named set of endpoints that serve alike."""
@@ -108,6 +121,7 @@ class Cluster:
     health: HealthCheck | None = None
     rates: tuple[Rate, ...] = ()
     """Of all requests to it, whatever route they take."""
+    protocol: Protocol = Protocol.AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +176,9 @@ class Route:
     inject: Injection | None = None
 
 
-APP_ROUTE: Final = Route("app", Match(), (Target(APP),), retry=Retry(statuses=()))
+APP_ROUTE: Final = Route("app", Match(), (Target(APP),), retry=Retry(statuses=(), grpc_statuses=()))
 """What becomes of a request that may come in, unless configuration says otherwise. The module's own answers are final: whoever
 called may know other replicas, and tries there."""
+
+SELF_ROUTE: Final = Route("flui-health", Match(), (Target(SELF),), retry=Retry(attempts=1))
+"""What becomes of a call that asks how the sidecar itself is."""

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from flui.model.config import ConfigError, Problem
+from flui.model.grpc import CALL
 from flui.policy.base import Policy, Request, Text, Verdict
 
 _NAMES: Final = (("as", "principal", "subject"), ("service",), ("action", "method"), ("object", "path"))
 """Members of a listed request, in the order of Request; an access-log line has the second names."""
+_CALL: Final = CALL.decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ def read_requests(text: Text) -> tuple[Request, ...]:
             problems.append(Problem(text.name, number, "", what, fix))
             continue
         subject, service, action, obj = parts
+        if "grpc_status" in said and "action" not in said:
+            action = _CALL  # the log has the method on the wire
         requests.append(Request(subject, service, action, obj.partition("?")[0]))
     if problems:
         raise ConfigError(tuple(problems))

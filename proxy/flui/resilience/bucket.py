@@ -22,13 +22,14 @@ _LOOKS: Final = 64
 class Bucket:
     """One token bucket: `burst` tokens at first, `per_s` new ones a second, never more than `burst`."""
 
-    __slots__ = ("_ahead_s", "_gap_s", "full_at")
+    __slots__ = ("_ahead_s", "full_at", "gap_s")
 
     def __init__(self, rate: Rate) -> None:
         assert rate.per_s > 0.0, "a bucket without new tokens is empty for ever"
         assert rate.burst >= 1, "a bucket that holds no token lets nothing through"
-        self._gap_s = 1.0 / rate.per_s
-        self._ahead_s = (rate.burst - 1) * self._gap_s
+        self.gap_s = 1.0 / rate.per_s
+        """Seconds that a token costs."""
+        self._ahead_s = (rate.burst - 1) * self.gap_s
         self.full_at = -inf
         """When all tokens are there again."""
 
@@ -47,7 +48,7 @@ class Bucket:
         wait_s = full_at - now - self._ahead_s
         if wait_s > _SLACK_S:
             return wait_s
-        self.full_at = full_at + self._gap_s
+        self.full_at = full_at + self.gap_s
         return 0.0
 
     def wait(self, now: float) -> float:
@@ -57,17 +58,17 @@ class Bucket:
 
     def retune(self, rate: Rate, now: float) -> None:
         """Takes up another rate; what is spent stays spent, up to the new burst."""
-        missing = (self.full_at - now) / self._gap_s
-        self._gap_s = 1.0 / rate.per_s
-        self._ahead_s = (rate.burst - 1) * self._gap_s
+        missing = (self.full_at - now) / self.gap_s
+        self.gap_s = 1.0 / rate.per_s
+        self._ahead_s = (rate.burst - 1) * self.gap_s
         if missing > 0.0:
-            self.full_at = now + min(missing, float(rate.burst)) * self._gap_s
+            self.full_at = now + min(missing, float(rate.burst)) * self.gap_s
 
     def tokens(self, now: float) -> float:
         """Tokens that are there."""
         missing = self.full_at - now
-        held = self._ahead_s / self._gap_s + 1.0
-        return held - missing / self._gap_s if missing > 0.0 else held
+        held = self._ahead_s / self.gap_s + 1.0
+        return held - missing / self.gap_s if missing > 0.0 else held
 
 
 class Buckets:
@@ -100,6 +101,9 @@ class Buckets:
         """
         bucket = self._by_key.get(key)
         if bucket is not None:
+            if bucket.full_at < now:  # what `take` would find, too: the usual case without a call
+                bucket.full_at = now + bucket.gap_s
+                return 0.0
             return bucket.take(now)
         if len(self._by_key) >= self._limit and not self._forget(now):
             return self.overflow.take(now)
@@ -164,6 +168,9 @@ class Rates:
             0.0 when they were taken; else nothing was taken, and all are there after so many seconds.
         """
         held = self._held
+        if len(held) == 1:
+            rule, buckets = held[0]
+            return buckets.take(principal if rule.by is RateBy.PRINCIPAL else "", now)
         if len(held) > 1:
             longest_s = 0.0
             for rule, buckets in held:

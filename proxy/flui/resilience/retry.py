@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Final, NamedTuple
 
+from flui.codecs.grpc import pushback
+from flui.model.fields import Field
 from flui.model.resilience import IDEMPOTENT, Retry
 
 UNSENT: Final = "unsent"
@@ -38,6 +40,9 @@ DEADLINE: Final = "deadline"
 
 WHYS: Final = (UNSENT, STATUS, LOST, ANSWER, SHED, NESTED, NOT_REPEATABLE, BODY, ATTEMPTS, RETRY_AFTER, DEADLINE)
 """Every reason that `verdict` gives."""
+
+NO_OTHER: Final = float("inf")
+"""A pause without end: see `asked_pause`."""
 
 _LEAST_LEFT_S: Final = 0.001
 """A try that would begin with less before its deadline is not begun."""
@@ -94,6 +99,7 @@ def verdict(
     others: bool,
     said: int,
     held: bool,
+    grpc: int = -1,
 ) -> Verdict:
     """Says what becomes of a try that failed, or whose answer's head has come.
 
@@ -110,9 +116,10 @@ def verdict(
         others: An endpoint that was not tried for this request is left.
         said: The attempt that the caller says this request is, from 1. Above 1 somebody before us retries already.
         held: The whole body that was read is still held.
+        grpc: What a gRPC call ended with, and then `status` is 0; below 0: it is no call, or has no end yet.
     """
     counts = not (unsent and others)
-    if status and status not in rules.statuses:
+    if (status and status not in rules.statuses) or (grpc >= 0 and grpc not in rules.grpc_statuses):
         return Verdict(False, 0.0, ANSWER, counts)
     if shed:
         return Verdict(False, 0.0, SHED, counts)
@@ -135,7 +142,7 @@ def verdict(
             wait_s = max(wait_s, after_s)
     if left_s - wait_s < _LEAST_LEFT_S:
         return Verdict(False, 0.0, DEADLINE, counts)
-    return Verdict(True, wait_s, UNSENT if unsent else STATUS if status else LOST, counts)
+    return Verdict(True, wait_s, UNSENT if unsent else STATUS if status or grpc >= 0 else LOST, counts)
 
 
 _MONTHS: Final = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
@@ -150,6 +157,22 @@ _DATES: Final = (
     re.compile(_LONG_DAY + rb", (?P<day>\d\d)-" + _MONTH + rb"-(?P<year>\d\d) " + _TIME + rb" GMT"),
     re.compile(_SHORT_DAY + rb" " + _MONTH + rb" (?P<day>\d\d| \d) " + _TIME + rb" (?P<year>\d{4})"),
 )
+
+
+def asked_pause(fields: list[Field], unix_now: float) -> float | None:
+    """The pause that an answer asks for, in seconds: its `retry-after`, or its `grpc-retry-pushback-ms` (gRPC A6).
+
+    Returns:
+        None when it asks for none; `NO_OTHER` when it asks for no other try, by anyone.
+    """
+    after: float | None = None
+    for field in fields:
+        if field.name == b"retry-after":
+            after = retry_after(field.value, unix_now)
+        elif field.name == b"grpc-retry-pushback-ms":
+            wait_s = pushback(field.value)
+            return NO_OTHER if wait_s is None else wait_s
+    return after
 
 
 def retry_after(value: bytes, unix_now: float) -> float | None:

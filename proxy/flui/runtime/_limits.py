@@ -29,6 +29,7 @@ LIMITS: Final[Knobs] = {
     "head": ("head_octets", partial(schema.size, low=1 * KIB, high=1 * MIB)),
     "target": ("target_octets", partial(schema.size, low=64, high=64 * KIB)),
     "body": ("body_octets", partial(schema.size, low=1, high=1024 * GIB, zero="no limit")),
+    "grpc_message": ("grpc_message_octets", partial(schema.size, low=1, high=1 * GIB, zero="no limit")),
     "window": ("window_octets", partial(schema.size, low=4 * KIB, high=256 * KIB)),  # threats C7: per stream
     "interim_responses": ("interim_responses", partial(schema.number, low=0, high=100)),
     "connections": ("connections", partial(schema.number, low=1, high=_MANY)),

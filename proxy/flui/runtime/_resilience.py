@@ -14,6 +14,7 @@ from typing import Final
 
 from flui.codecs.validate import canonical_path
 from flui.model.config import Limits
+from flui.model.grpc import NAMED
 from flui.model.resilience import (
     NO_RETRY,
     PRIORITIES,
@@ -29,7 +30,7 @@ from flui.model.resilience import (
     RateBy,
     Retry,
 )
-from flui.model.topology import Cluster, Route
+from flui.model.topology import Cluster, Protocol, Route
 from flui.model.units import KIB
 from flui.runtime import _schema as schema
 from flui.runtime._schema import Knobs, Reader, Wrong, is_off
@@ -152,7 +153,7 @@ ROUTE: Final[Knobs] = {
     "panic": ("panic", _panic),
 }
 
-RETRY_KEYS: Final = (*RETRY, "statuses")
+RETRY_KEYS: Final = (*RETRY, "statuses", "grpc")
 
 
 def _retry(reader: Reader, node: Node, limits: Limits) -> Retry:
@@ -163,6 +164,9 @@ def _retry(reader: Reader, node: Node, limits: Limits) -> Retry:
     retry = Retry(**reader.knobs(fields, RETRY))
     if "statuses" in fields:
         retry = dataclasses.replace(retry, statuses=_statuses(reader, fields["statuses"]))
+    if "grpc" in fields:
+        ends = _grpc_statuses(reader, fields["grpc"])
+        retry = dataclasses.replace(retry, grpc_statuses=ends, repeats_calls=bool(ends))
     if len(reader.problems) > mistakes:
         return retry
     if retry.attempts == 1:
@@ -185,6 +189,22 @@ def _statuses(reader: Reader, node: Node) -> tuple[int, ...]:
         status = reader.value(item, partial(schema.number, low=400, high=599))
         if status in statuses:
             reader.wrong(item.place, f"{status} is in the list already", "write it once")
+        elif status is not None:
+            statuses.append(status)
+    return tuple(statuses)
+
+
+def _grpc_status(text: str) -> int:
+    known = {name.lower(): status.value for name, status in NAMED.items() if status.value}
+    return known[schema.one_of(text, known, "gRPC status", "")]
+
+
+def _grpc_statuses(reader: Reader, node: Node) -> tuple[int, ...]:
+    statuses: list[int] = []
+    for item in reader.items(node, "[unavailable]") or ():
+        status = reader.value(item, _grpc_status)
+        if status in statuses:
+            reader.wrong(item.place, "it is in the list already", "write it once")
         elif status is not None:
             statuses.append(status)
     return tuple(statuses)
@@ -290,6 +310,15 @@ def _health_path(text: str) -> bytes:
     return found
 
 
+def _grpc_service(text: str) -> bytes:
+    if len(text) > 255 or not text.isascii() or text.translate(_NO_NAME):
+        raise Wrong(f"{text!r} is not the name of a gRPC service", 'write it as in `shop.Stock`, or `""` for the whole server')
+    return text.encode()
+
+
+_NO_NAME: Final = {ord(sign): None for sign in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"}
+
+
 HEALTH: Final[Knobs] = {
     "path": ("path", _health_path),
     "interval": ("interval_s", partial(schema.duration, low=0.1, high=_HOUR)),
@@ -297,6 +326,7 @@ HEALTH: Final[Knobs] = {
     "unhealthy": ("unhealthy", partial(schema.number, low=1, high=100)),
     "healthy": ("healthy", partial(schema.number, low=1, high=100)),
     "statuses": ("statuses", partial(schema.status_range, low=200, high=599)),
+    "grpc": ("grpc", _grpc_service),
 }
 
 
@@ -310,7 +340,28 @@ def _health(reader: Reader, node: Node | None) -> HealthCheck | None:
         place = (fields.get("timeout") or fields["interval"]).place
         fix = "write a shorter `timeout` or a longer `interval`"
         reader.wrong(place, "`timeout` is longer than `interval`, so checks would overlap", fix)
+    if check.grpc is not None:
+        for key in ("path", "statuses"):
+            if key in fields:
+                reader.wrong(fields[key].place, "a check by gRPC has neither path nor status codes", "remove it, or remove `grpc`")
     return check
+
+
+def check_protocol(reader: Reader, cluster: Cluster, fields: Mapping[str, Node], fix: str) -> None:
+    """A check by gRPC goes over HTTP/2: whoever is spoken to in HTTP/1.1 cannot be asked.
+
+    Args:
+        reader: Keeps the mistakes.
+        cluster: With its health check.
+        fields: Of its section.
+        fix: How HTTP/2 is written there.
+    """
+    plain = cluster.identity is None and cluster.protocol is Protocol.AUTO
+    if cluster.health is not None and cluster.health.grpc is not None and (plain or cluster.protocol is Protocol.HTTP1):
+        what = "gRPC needs HTTP/2, and HTTP/1.1 is what is spoken here"
+        node = fields["health"]
+        place = node.entries["grpc"].place if isinstance(node, Section) else node.place
+        reader.wrong(place, what, fix)
 
 
 # -- of both -----------------------------------------------------------------------------------------------------------

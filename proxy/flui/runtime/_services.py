@@ -6,9 +6,9 @@ from functools import partial
 from typing import Final
 
 from flui.model.fields import HOST, OURS, kind_of
-from flui.model.topology import Address, Balance, Cluster, Endpoint, HashKey, KeySource, Policy
+from flui.model.topology import Address, Balance, Cluster, Endpoint, HashKey, KeySource, Policy, Protocol
 from flui.runtime import _schema as schema
-from flui.runtime._resilience import SERVICE_GUARDS, guarded
+from flui.runtime._resilience import SERVICE_GUARDS, check_protocol, guarded
 from flui.runtime._schema import Reader, Wrong
 from flui.runtime._yaml import Node, Section, Text
 
@@ -16,7 +16,7 @@ OWN_DOMAIN: Final = "spiffe://<own>/"
 """Begins the identity of a service that was told none: the sidecar's own trust domain, which only its certificate knows.
 No certificate can carry it, so a cluster whose identity was never filled in is never spoken to."""
 
-SERVICE_KEYS: Final = ("endpoints", "identity", "plaintext", "balance", *SERVICE_GUARDS)
+SERVICE_KEYS: Final = ("endpoints", "identity", "plaintext", "protocol", "balance", *SERVICE_GUARDS)
 ENDPOINT_KEYS: Final = ("name", "address", "weight")
 BALANCE_KEYS: Final = ("policy", "key", "excess")
 
@@ -56,8 +56,11 @@ class Services:
             endpoints=self._endpoints(name, node, fields),
             balance=self._balance(fields.get("balance")),
             identity=None if plaintext else identity or OWN_DOMAIN + name,
+            protocol=reader.value(fields.get("protocol"), _protocol) or Protocol.AUTO,
         )
-        return guarded(reader, cluster, fields)
+        cluster = guarded(reader, cluster, fields)
+        check_protocol(reader, cluster, fields, "write `protocol: h2`")
+        return cluster
 
     def _endpoints(self, service: str, node: Node, fields: dict[str, Node]) -> tuple[Endpoint, ...]:
         reader = self._reader
@@ -123,6 +126,13 @@ class Services:
                     reader.wrong(fields[name].place, "only a ring has it", "add `policy: ring`, or remove this key")
         default = Balance()
         return Balance(policy or default.policy, key or default.key, default.excess_bp if excess_bp is None else excess_bp)
+
+
+PROTOCOLS: Final = {"auto": Protocol.AUTO, "http1": Protocol.HTTP1, "h2": Protocol.HTTP2}
+
+
+def _protocol(text: str) -> Protocol:
+    return PROTOCOLS[schema.one_of(text, PROTOCOLS, "protocol", "")]
 
 
 def _endpoint_name(text: str) -> str:

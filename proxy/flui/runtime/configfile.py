@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from flui.model.config import ConfigError, Limits, Listener, Sidecar
-from flui.model.topology import APP, APP_ROUTE, Address, Cluster, Endpoint, Route
+from flui.model.topology import APP, APP_ROUTE, Address, Cluster, Endpoint, Protocol, Route
 from flui.runtime import _limits, _resilience, _telemetry
 from flui.runtime import _schema as schema
-from flui.runtime._resilience import APP_GUARDS, FOLLOWING, following, guarded
+from flui.runtime._resilience import APP_GUARDS, FOLLOWING, check_protocol, following, guarded
 from flui.runtime._routes import Routes
 from flui.runtime._schema import Reader, Wrong
 from flui.runtime._services import OWN_DOMAIN, Services
@@ -219,13 +219,15 @@ class _Build:
         # a rate here is the module's, whatever route a request takes, as it is the service's under `services`
         route = following(reader, APP_ROUTE, {key: entry for key, entry in fields.items() if key != "rate"}, limits)
         routes = Routes(reader, limits, ()).inbound(fields.get("routes"), route)
-        address = reader.value(node, _app_url)
+        url = reader.value(node, _app_url)
         # nobody could take the place of its one endpoint, so that is never taken out
         cluster = dataclasses.replace(guarded(reader, Cluster(APP, (), local=True), fields), outlier=None)
-        if address is None or node is None:
+        if url is None or node is None:
             return _App(None, None, route, routes)
+        address, protocol = url
         self._addresses["app"] = (address, node.place)
-        cluster = dataclasses.replace(cluster, endpoints=(Endpoint("app", address),))
+        cluster = dataclasses.replace(cluster, endpoints=(Endpoint("app", address),), protocol=protocol)
+        check_protocol(reader, cluster, fields, f"write `url: h2c://{address}`")
         return _App(address, cluster, route, routes)
 
     def _listeners(self, app: _App) -> tuple[Listener, ...]:
@@ -365,14 +367,18 @@ def _told(text: str) -> str:
     return text if text == "*" else schema.spiffe_id(text)
 
 
-def _app_url(text: str) -> Address:
+def _app_url(text: str) -> tuple[Address, Protocol]:
     scheme, found, rest = text.partition("://")
     if not found:
-        raise Wrong(f"{text!r} does not say how to speak to the module", f"write `http://{text}`")
-    if scheme == "h2c":
-        raise Wrong("modules that speak HTTP/2 are not carried by this version", f"write `http://{rest}` if it speaks HTTP/1.1 too")
-    if scheme != "http":
+        raise Wrong(f"{text!r} does not say how to speak to the module", f"write `http://{text}`, or `h2c://{text}` for gRPC")
+    if scheme == "grpc":
+        raise Wrong("'grpc' is HTTP/2 in plain text here", f"write `h2c://{rest}`")
+    if scheme not in _SCHEMES:
         raise Wrong(f"{scheme!r} is not how a module beside us is spoken to", f"write `http://{rest}`: TLS ends in the sidecar")
     if "/" in rest.rstrip("/") or "?" in rest:
-        raise Wrong(f"{text!r} holds a path", "write only `http://HOST:PORT`: paths are forwarded as they are")
-    return schema.endpoint(rest.rstrip("/"))
+        raise Wrong(f"{text!r} holds a path", f"write only `{scheme}://HOST:PORT`: paths are forwarded as they are")
+    return schema.endpoint(rest.rstrip("/")), _SCHEMES[scheme]
+
+
+_SCHEMES: Final = {"http": Protocol.AUTO, "h2c": Protocol.HTTP2}
+"""How the module is spoken to: over plain text nothing is negotiated, so HTTP/2 has to be said."""

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from flui import __version__, compiled
-from flui.downstream.connection import Downstream
 from flui.model.resilience import PRIORITY_NAMES
 from flui.telemetry import resources
 from flui.telemetry.families import (
@@ -27,6 +26,7 @@ from flui.telemetry.families import (
     ENDPOINT_SHARE,
     FLOW_LOOKUPS,
     FLOWS,
+    HTTP2_BOUNDS,
     LOG_LINES_DROPPED,
     LOG_LINES_SAMPLED,
     LOOP_LAG,
@@ -63,6 +63,7 @@ def register(running: Running) -> None:
     read(OVERLOAD_LEVEL, lambda: [((), relay.pressure.level)])
     read(BUFFERED, lambda: _buffered(running))
     read(LOG_LINES_SAMPLED, lambda: [((), relay.recorder.sampled)])
+    read(HTTP2_BOUNDS, lambda: [((gate.listener.name, what), n) for gate in running.gates for what, n in gate.bounds_met().items()])
     read(SPANS, lambda: [*relay.sampler.samples(), *(running.exporter.samples() if running.exporter is not None else ())])
     read(CLUSTER_PANIC, lambda: [((name,), int(pool.fitness.panics)) for name, pool in _pools(running)])
     read(BREAKER_USED, lambda: _breakers(running, used=True))
@@ -109,9 +110,5 @@ def _breakers(running: Running, *, used: bool) -> Samples:
 def _buffered(running: Running) -> Samples:
     connections = [connection for gate in running.gates for connection in gate.connections]
     yield ("downstream",), sum(connection.transport.get_write_buffer_size() for connection in connections)
-    yield ("upstream",), sum(_upstream(connection) for connection in connections)
+    yield ("upstream",), running.relay.pools.buffered_octets()
     yield ("replay",), sum(exchange.splice.kept_octets for connection in connections for exchange in connection.exchanges())
-
-
-def _upstream(connection: Downstream) -> int:
-    return sum(exchange.up.transport.get_write_buffer_size() for exchange in connection.exchanges() if exchange.up is not None)

@@ -136,6 +136,10 @@ CONCURRENCY_LIMIT: Final = Family("flui_concurrency_limit", Kind.GAUGE, ("cluste
 LOOP_LAG: Final = Family("flui_loop_lag_seconds", Kind.GAUGE, (), "How long work waits for the event loop.")
 OVERLOAD_LEVEL: Final = Family("flui_overload_level", Kind.GAUGE, (), "0: nothing is shed; 1: low priority; 2: also normal.")
 BUFFERED: Final = Family("flui_buffered_octets", Kind.GAUGE, ("side",), "Octets waiting in the sidecar: downstream, upstream, replay.")
+GRPC_CALLS: Final = Family("flui_grpc_calls_total", Kind.COUNTER, (*_ROUTE, "status"), "gRPC calls that ended, by gRPC's status.")
+HTTP2_BOUNDS: Final = Family(
+    "flui_http2_bounds_total", Kind.COUNTER, ("listener", "what"), "Bounds of HTTP/2 that callers have met, and malformed streams, by name."
+)
 LOG_LINES_SAMPLED: Final = Family("flui_log_lines_sampled_total", Kind.COUNTER, (), "Successes left out of the access log by its sampling.")
 
 
@@ -187,6 +191,8 @@ FAMILIES: Final = (
     LOOP_LAG,
     OVERLOAD_LEVEL,
     BUFFERED,
+    GRPC_CALLS,
     LOG_LINES_SAMPLED,
+    HTTP2_BOUNDS,
 )
 """Every family, in the order of the page."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from flui.call import Call
 from flui.model.config import AccessLogging
 from flui.model.decision import Why
 from flui.model.events import RequestHead
@@ -12,7 +13,7 @@ from flui.model.fields import is_sampled
 from flui.model.resilience import WHOLE_BP
 from flui.splice import Splice
 from flui.telemetry.accesslog import RANDOM_PART, AccessLog, fixed, sample_bound
-from flui.telemetry.families import FAULTS
+from flui.telemetry.families import FAULTS, GRPC_CALLS
 from flui.telemetry.logwriter import LogWriter
 from flui.telemetry.meters import Meters
 from flui.telemetry.redact import redactor
@@ -61,14 +62,21 @@ class Recorder:
         begun = splice.begun_at
         fault = splice.fault
         trace = splice.trace
-        self.meters.exchange(decision.labels, splice.status, now - begun, splice.octets_in, splice.octets_out)
+        status = splice.status
+        fixed_text = decision.log_text
+        if splice.head.grpc and isinstance(splice, Call):
+            status = splice.judged()
+            said = splice.outcome()
+            self.meters.count(GRPC_CALLS, *decision.labels[:3], said.name)
+            fixed_text += b'"grpc_status":"%b",' % said.name.encode()
+        self.meters.exchange(decision.labels, status, now - begun, splice.octets_in, splice.octets_out)
         if fault is not None:
             self.meters.count(FAULTS, decision.labels[0], fault.value)
         if self.spans is not None and is_sampled(trace):
             self._span(splice, now, tls_s)
         writer = self._writer
         bound = self._bound
-        if bound is not None and writer is not None and fault is None and splice.status < 400 and trace[RANDOM_PART] >= bound:
+        if bound is not None and writer is not None and fault is None and status < 400 and trace[RANDOM_PART] >= bound:
             self.sampled += 1
             writer = None
         tapped = self.taps.active
@@ -82,7 +90,7 @@ class Recorder:
         shown = path if hides is None else hides.path(path)
         line = self._line(
             time.time(),  # noqa: TID251 - the edge: log lines carry wall-clock time
-            decision.log_text,
+            fixed_text,
             trace[3:35],
             head.method,
             head.authority,
@@ -103,7 +111,7 @@ class Recorder:
             writer.write(line)
         if tapped:
             told = fault.value if fault is not None else ""
-            self.taps.offer(Record(line, decision.why, path, shown, trace, head.method, splice.status, told, now - begun))
+            self.taps.offer(Record(line, decision.why, path, shown, trace, head.method, status, told, now - begun))
 
     def _span(self, splice: Splice, now: float, tls_s: float) -> None:
         if has_span(splice) and self.spans is not None:

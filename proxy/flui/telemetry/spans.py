@@ -14,6 +14,7 @@ from enum import Enum
 from random import Random
 from typing import Final, Protocol
 
+from flui.call import Call
 from flui.model.config import Tracing
 from flui.model.fields import is_sampled
 from flui.model.resilience import WHOLE_BP
@@ -99,8 +100,7 @@ class Sampler:
 
 def has_span(splice: Splice) -> bool:
     """Whether an exchange has a span of ours: its traceparent is sampled and was made here."""
-    trace = splice.trace
-    return trace is not splice.head.trace and is_sampled(trace)
+    return splice.minted and is_sampled(splice.trace)
 
 
 class SpanSink(Protocol):
@@ -191,8 +191,15 @@ def span_of(splice: Splice, tls_s: float, ended_at: float, now: float, path: byt
         attributes["http.response.status_code"] = status
     fault = splice.fault
     failed = fault is not None or status >= 500
+    error = str(status)
+    if isinstance(splice, Call):
+        said = splice.outcome()
+        failed = fault is not None or splice.judged() >= 500
+        error = said.name
+        attributes["rpc.system"] = "grpc"
+        attributes["rpc.grpc.status_code"] = said.value
     if failed:
-        attributes["error.type"] = fault.value if fault is not None else str(status)
+        attributes["error.type"] = fault.value if fault is not None else error
     if splice.endpoint:
         attributes["flui.upstream"] = splice.endpoint.decode("ascii", "backslashreplace")
     if splice.tries:

@@ -24,7 +24,7 @@ from flui.model.identity import Principal
 from flui.model.units import MIB
 from flui.transport import tls
 from flui.transport.changes import changes
-from flui.transport.tls import HTTP1, Context, Trust
+from flui.transport.tls import OFFERED, SERVED, Context, Trust
 
 BUNDLE: Final = "ca.pem"
 POLL_S: Final = 2.0
@@ -48,13 +48,22 @@ class Identity:
 class Live:
     """One generation: everything that was made from one state of the files."""
 
-    __slots__ = ("client", "identity", "server", "trust")
+    __slots__ = ("_clients", "identity", "server", "trust")
 
     def __init__(self, identity: Identity, anchors: Anchors, alpn: Sequence[str]) -> None:
         self.identity = identity
         self.trust = Trust(identity.trust_domain, anchors)
         self.server = tls.server_context(identity.chain_pem, identity.key_pem, anchors, alpn)
-        self.client = tls.client_context(identity.chain_pem, identity.key_pem, anchors, alpn)
+        self._clients: dict[tuple[str, ...], Context] = {}
+        self.client(OFFERED)
+
+    def client(self, offered: tuple[str, ...]) -> Context:
+        """The context for connections that we open and that may speak one of `offered`."""
+        found = self._clients.get(offered)
+        if found is None:
+            identity = self.identity
+            found = self._clients[offered] = tls.client_context(identity.chain_pem, identity.key_pem, self.trust.anchors, offered)
+        return found
 
 
 class Credentials:
@@ -66,7 +75,7 @@ class Credentials:
         self,
         folder: str | Path,
         service: str,
-        alpn: Sequence[str] = (HTTP1,),
+        alpn: Sequence[str] = SERVED,
         clock: Callable[[], float] = time.time,  # noqa: TID251  floor 3: certificates are dated in Unix seconds
     ) -> None:
         """Reads the folder.
@@ -74,7 +83,7 @@ class Credentials:
         Args:
             folder: Where the three files are.
             service: NAME.
-            alpn: Application protocols, best first, on both sides.
+            alpn: Application protocols that our listeners take, best first.
             clock: Unix seconds.
 
         Raises:
@@ -119,14 +128,14 @@ class Credentials:
         """The context for a connection accepted now. Ask for it each time; never keep it."""
         return self._in_force().server
 
-    def client_context(self) -> Context:
-        """The context for a connection opened now. Ask for it each time; never keep it."""
-        return self._in_force().client
+    def client_context(self, offered: tuple[str, ...] = OFFERED) -> Context:
+        """The context for a connection opened now, which may speak one of `offered`. Ask for it each time; never keep it."""
+        return self._in_force().client(offered)
 
     def rehearse(self) -> str:
         """Why peers that have the same bundle would refuse us; empty when they would not. About 3 ms of CPU."""
         live = self._in_force()
-        return tls.rehearse(live.server, live.client, self)
+        return tls.rehearse(live.server, live.client(OFFERED), self)
 
     def reload(self) -> bool:
         """Reads the files and takes up what is good and new.

@@ -160,6 +160,11 @@ class Secure(asyncio.BufferedProtocol):
             finally:
                 del failure  # or the error would hold this frame, and this frame the error
 
+    def succeed(self, above: Above) -> None:
+        """Whoever spoke above until now has `above` speak in its place; it must have been told of the connection."""
+        if self._state == _OPEN:
+            self._above = above
+
     # The socket's side.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -29,6 +29,11 @@ Context: TypeAlias = ssl.SSLContext  # noqa: TID251  this is the file that the b
 """What `asyncio` takes as `ssl=`; made here and nowhere else."""
 
 HTTP1: Final = "http/1.1"
+HTTP2: Final = "h2"
+OFFERED: Final = (HTTP2, HTTP1)
+"""Application protocols that we offer where we call, best first."""
+SERVED: Final = (HTTP2, HTTP1)
+"""Those that our listeners take, best first."""
 MIN_CIPHER_BITS: Final = 256
 MAX_PEERS: Final = 4096
 """Distinct leaves remembered per bundle (about 4 KiB each); the memory is cleared when it is full."""
@@ -67,7 +72,7 @@ class Trusting(Protocol):
         ...
 
 
-def server_context(chain_pem: bytes, key_pem: bytes, anchors: Anchors, alpn: Sequence[str] = (HTTP1,)) -> Context:
+def server_context(chain_pem: bytes, key_pem: bytes, anchors: Anchors, alpn: Sequence[str] = SERVED) -> Context:
     """A context for accepted connections: TLS 1.3, a client certificate that leads to `anchors` required.
 
     Args:
@@ -85,7 +90,7 @@ def server_context(chain_pem: bytes, key_pem: bytes, anchors: Anchors, alpn: Seq
     return context
 
 
-def client_context(chain_pem: bytes, key_pem: bytes, anchors: Anchors, alpn: Sequence[str] = (HTTP1,)) -> Context:
+def client_context(chain_pem: bytes, key_pem: bytes, anchors: Anchors, alpn: Sequence[str] = OFFERED) -> Context:
     """A context for connections that we open; arguments and errors as for `server_context`.
 
     It checks no host name: call `peer` and `expect` before anything is written.
@@ -93,16 +98,19 @@ def client_context(chain_pem: bytes, key_pem: bytes, anchors: Anchors, alpn: Seq
     return _context(ssl.PROTOCOL_TLS_CLIENT, chain_pem, key_pem, anchors, alpn)
 
 
-def agreed(ssl_object: ssl.SSLObject, alpn: Sequence[str] = (HTTP1,)) -> str:
+def agreed(ssl_object: ssl.SSLObject, alpn: Sequence[str] = SERVED) -> str:
     """The application protocol both sides agreed on.
 
-    A caller that offers none speaks HTTP/1.1 (RFC 9110 4.3.4 knows no other default for `https`; plain `ssl` and
+    Who offers or picks none speaks HTTP/1.1 (RFC 9110 4.3.4 knows no other default for `https`; plain `ssl` and
     `http.client` offer none). `ssl` does not tell that from an offer without overlap; either way only our strict
     HTTP/1.1 is spoken, so another protocol's octets end as 400 (threats E8; docs/decisions/0008).
 
     Args:
         ssl_object: Of a finished handshake.
-        alpn: What we offered.
+        alpn: What we offered, or take.
+
+    Returns:
+        `HTTP2` or `HTTP1`.
 
     Raises:
         SvidError: PROTOCOL: less than TLS 1.3, keys of fewer than 256 bits, or a protocol that we did not offer.
@@ -196,7 +204,7 @@ def rehearse(server: Context, client: Context, trusting: Trusting) -> str:
             with suppress(ssl.SSLWantReadError):
                 side.do_handshake()
         for side in (callee, caller):
-            agreed(side)
+            agreed(side, OFFERED)
             peer(side, trusting)
     except ssl.SSLCertVerificationError as e:
         return e.verify_message

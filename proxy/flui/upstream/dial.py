@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from dataclasses import replace
+from typing import Final, cast
 
+from flui.codecs.http2 import Bounds
+from flui.codecs.http2.bounds import MESH
 from flui.identity.svid import SvidError
 from flui.model.config import Limits
 from flui.model.fault import Fault
-from flui.model.topology import Cluster
+from flui.model.topology import Cluster, Protocol
 from flui.routing.pick import Member
 from flui.transport.credentials import Credentials
 from flui.transport.secure import Secure
-from flui.transport.tls import Context, agreed, expect, peer
-from flui.upstream.connection import Keeper, Upstream
+from flui.transport.tls import HTTP1, HTTP2, OFFERED, agreed, expect, peer
+from flui.upstream.connection import Connection
+from flui.upstream.owner import Keeper
+from flui.upstream.shared import Shared
+from flui.upstream.single import Single
+
+LANES: Final = 100
+"""Exchanges at a time on one connection, if its endpoint takes so many; one more has a connection of its own."""
+_OFFERS: Final[dict[Protocol, tuple[str, ...]]] = {Protocol.AUTO: OFFERED, Protocol.HTTP1: (HTTP1,), Protocol.HTTP2: (HTTP2,)}
 
 
 class DialError(Exception):
@@ -24,9 +35,76 @@ class DialError(Exception):
         self.fault = fault
 
 
+class _Greeter:
+    """Stands above a new TLS connection until it is known who is there and what they speak; nothing is read or sent before."""
+
+    __slots__ = ("_cluster", "_credentials", "_keeper", "_limits", "_member", "connection", "error", "wire")
+
+    def __init__(self, keeper: Keeper, member: Member, cluster: Cluster, credentials: Credentials, limits: Limits) -> None:
+        self._keeper = keeper
+        self._member = member
+        self._cluster = cluster
+        self._credentials = credentials
+        self._limits = limits
+        self.wire: Secure
+        self.connection: Connection | None = None
+        self.error: DialError | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The handshake is done."""
+        cluster = self._cluster
+        identity = cluster.identity
+        address = self._member.endpoint.address
+        assert identity is not None
+        ssl_object = transport.get_extra_info("ssl_object")
+        try:
+            spoken = agreed(ssl_object, OFFERED)
+            found = peer(ssl_object, self._credentials)
+            expect(found.principal, identity)
+        except SvidError as error:
+            self.error = DialError(Fault.UPSTREAM_IDENTITY, f"{address}: {error}")
+            cast("asyncio.Transport", transport).abort()
+            return
+        if spoken not in _OFFERS[cluster.protocol]:
+            self.error = DialError(
+                Fault.UPSTREAM_REFUSED,
+                f"{address}: it speaks {spoken}, and {cluster.name} is to be spoken to in HTTP/2 (`protocol: http2`)",
+            )
+            cast("asyncio.Transport", transport).abort()
+            return
+        connection = _made(self._keeper, self._member, self._limits, spoken == HTTP2, MESH)
+        connection.peer = found
+        self.connection = connection
+        self.wire.succeed(connection)
+        connection.connection_made(transport)
+
+    def received(self, data: bytes) -> None:
+        """Nobody is there who could hear it."""
+
+    def eof_received(self) -> bool | None:
+        """See `connection_lost`."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Whoever dialled knows why."""
+
+    def pause_writing(self) -> None:
+        """Nothing is written."""
+
+    def resume_writing(self) -> None:
+        """Nothing is written."""
+
+
+def _made(keeper: Keeper, member: Member, limits: Limits, many: bool, bounds: Bounds) -> Connection:
+    if not many:
+        return Single(keeper, member, limits)
+    # All lanes may be held back by their callers at once, each to its window, and still stop no other one.
+    held = LANES * limits.window_octets + bounds.window_octets
+    return Shared(keeper, member, limits, replace(bounds, streams=LANES, held_octets=max(bounds.held_octets, held)))
+
+
 async def connect(
     keeper: Keeper, member: Member, cluster: Cluster, credentials: Credentials | None, limits: Limits, connect_s: float
-) -> Upstream:
+) -> Connection:
     """A connection to `member` that is ready to be asked. Cancelled, it leaves no socket behind.
 
     Args:
@@ -38,23 +116,29 @@ async def connect(
         connect_s: Seconds for TCP and TLS together.
 
     Raises:
-        DialError: refused, timed out, TLS failed, someone else is there, or it hung up before it was asked.
+        DialError: refused, timed out, TLS failed, someone else is there, it does not speak what it must, or it hung up before it was
+            asked.
     """
     loop = asyncio.get_running_loop()
     address = member.endpoint.address
-    context: Context | None = None
-    if cluster.identity is not None:
-        if credentials is None:
-            raise DialError(Fault.UPSTREAM_IDENTITY, "no credentials to speak TLS with")
-        context = credentials.client_context()
-    connection = Upstream(keeper, member, limits)
+    connection: Connection | None = None
+    greeter: _Greeter | None = None
     secure: Secure | None = None
+    if cluster.identity is None:
+        connection = _made(keeper, member, limits, cluster.protocol is Protocol.HTTP2, Bounds())
+    elif credentials is None:
+        raise DialError(Fault.UPSTREAM_IDENTITY, "no credentials to speak TLS with")
+    else:
+        greeter = _Greeter(keeper, member, cluster, credentials, limits)
     try:
         async with asyncio.timeout(connect_s):
-            if context is None:
-                await loop.create_connection(lambda: connection, address.host, address.port)
+            if greeter is None:
+                plain = connection
+                await loop.create_connection(lambda: cast("asyncio.BufferedProtocol", plain), address.host, address.port)
             else:
-                wire = Secure(connection, context, loop, connect_s, server=False)
+                assert credentials is not None
+                context = credentials.client_context(_OFFERS[cluster.protocol])
+                wire = greeter.wire = Secure(greeter, context, loop, connect_s, server=False)
                 await loop.create_connection(lambda: wire, address.host, address.port)
                 secure = wire
                 await wire.established()
@@ -71,16 +155,11 @@ async def connect(
     except OSError as error:
         fault = Fault.APP_UNAVAILABLE if cluster.local else Fault.UPSTREAM_REFUSED
         raise DialError(fault, f"{address}: {error.strerror or error}") from error
-    if cluster.identity is not None:
-        assert credentials is not None
-        try:
-            ssl_object = connection.transport.get_extra_info("ssl_object")
-            agreed(ssl_object, credentials.alpn)
-            connection.peer = peer(ssl_object, credentials)
-            expect(connection.peer.principal, cluster.identity)
-        except SvidError as error:
-            connection.transport.abort()
-            raise DialError(Fault.UPSTREAM_IDENTITY, f"{address}: {error}") from error
+    if greeter is not None:
+        if greeter.error is not None:
+            raise greeter.error
+        connection = greeter.connection
+    assert connection is not None
     if connection.lost or not connection.codec.reusable:
         # It hung up, or spoke, before it was asked: nothing was sent, so the next endpoint may have the request.
         connection.close()

@@ -68,7 +68,7 @@ class Guard:
         limiter = self.limiter
         if limiter is not None and not limiter.admit(active, priority):
             return Refusal(Fault.OVERLOADED, what="concurrency")
-        if self._rates:
+        if self._cluster.rates:
             wait_s = self._rates.take(principal, now)
             if wait_s > 0:
                 return Refusal(Fault.RATE_LIMITED, wait_s, "rate")

@@ -17,7 +17,7 @@ from flui.telemetry.families import HEALTH_CHECKS
 from flui.telemetry.meters import Meters
 from flui.transport.credentials import Credentials
 from flui.transport.tasks import TaskSet
-from flui.upstream.connection import Upstream
+from flui.upstream.connection import Connection, Upstream
 from flui.upstream.dial import DialError, connect
 from flui.upstream.pool import ClusterPool
 from flui.upstream.pools import Pools
@@ -114,7 +114,7 @@ class _Watch:
                 connection = await connect(
                     _Nobody(), self._member, self._pool.cluster, self._credentials, _LIMITS, connect_s=rules.timeout_s
                 )
-                question = _Question(connection)
+                question = _Question(connection.lane())
                 try:
                     return means_well(await question.ask(rules.path, self._pool.cluster.name), rules)
                 finally:
@@ -126,7 +126,7 @@ class _Watch:
 class _Nobody:
     """Keeps no connection."""
 
-    def forget(self, connection: Upstream) -> None:
+    def forget(self, connection: Connection) -> None:
         """See `Keeper`."""
 
 
@@ -156,8 +156,9 @@ class _Question:
         """See `Owner`. The check has its own patience."""
         return float("inf")
 
-    def upstream_spoke(self) -> None:
+    def upstream_spoke(self, now: float) -> None:
         """See `Owner`."""
+        del now
         codec = self._connection.codec
         for event in codec.events():
             if isinstance(event, ResponseHead) and event.status >= 200:

@@ -1,8 +1,9 @@
-"""Connections to the endpoints of one cluster: picked, reused, dialled.
+"""Connections to the endpoints of one cluster: picked, reused, shared, dialled.
 
-`ready` is the data path: pick a member, pop an idle connection. Only when there is none does `dial` wait for a new one,
-or for somebody else's where the breaker allows no more. An idle connection waits with its codec between exchanges; it
-leaves the pool the moment the endpoint closes it.
+`ready` is the data path: pick a member, pop an idle connection, or take a lane on one that is shared. Only when there is
+neither does `dial` wait for a new one, or for somebody else's where the breaker allows no more. An idle connection waits
+with its codec between exchanges; it leaves the pool the moment the endpoint closes it. A connection belongs to one
+member for ever: members that prove the same identity at the same address still share none.
 
     pick ──▶ ready ──▶ release            what was picked is given back by `release` or `leave`, exactly once
        └──▶ dial ──▶ release
@@ -18,33 +19,49 @@ from random import Random
 
 from flui.model.config import Limits, Timeouts
 from flui.model.fault import Fault
-from flui.model.topology import Cluster, Endpoint, Policy
+from flui.model.topology import Cluster, Endpoint, Policy, Protocol
 from flui.routing.pick import Member, Picker, picker
 from flui.telemetry.families import UPSTREAM_CONNECTS
 from flui.telemetry.journal import Journal
 from flui.telemetry.meters import Meters
 from flui.transport.credentials import Credentials
 from flui.transport.tls import still_trusted
-from flui.upstream.connection import Owner, Upstream
-from flui.upstream.dial import DialError, connect
+from flui.upstream.connection import Connection, Upstream
+from flui.upstream.dial import LANES, DialError, connect
 from flui.upstream.fitness import Fitness
 from flui.upstream.guard import Guard
+from flui.upstream.owner import Owner
+from flui.upstream.shared import Lane, Shared
+from flui.upstream.single import Single
+
+
+class _Opening:
+    """A connection that is being dialled and may turn out to be shared: whom it is awaited by beside the one who dials."""
+
+    __slots__ = ("waiters",)
+
+    def __init__(self) -> None:
+        self.waiters: dict[Owner, asyncio.Future[Lane | None]] = {}
 
 
 class ClusterPool:
-    """The members of one cluster and the idle connections to them."""
+    """The members of one cluster and the connections to them."""
 
     __slots__ = (
         "_all",
+        "_alone",
         "_credentials",
         "_current",
         "_dialling",
         "_idle",
+        "_joiners",
         "_judged_at",
         "_limits",
         "_meters",
+        "_openings",
         "_picker",
         "_random",
+        "_shared",
         "_timeouts",
         "_waiters",
         "active",
@@ -70,8 +87,14 @@ class ClusterPool:
         self._timeouts = timeouts
         self._meters = meters
         self._random = random.random
-        self._idle: dict[Member, list[Upstream]] = {}
-        self._all: set[Upstream] = set()
+        self._idle: dict[Member, list[Single]] = {}
+        self._shared: dict[Member, list[Shared]] = {}
+        """Those that may take one more exchange, now or when one is over."""
+        self._alone: set[Member] = set()
+        """Members that were found to speak HTTP/1.1: nobody waits to share a connection to them."""
+        self._openings: dict[Member, _Opening] = {}
+        self._joiners: dict[Owner, _Opening] = {}
+        self._all: set[Connection] = set()
         self._dialling = 0
         self._waiters: dict[Owner, asyncio.Future[Upstream | None]] = {}
         self._judged_at = 0.0
@@ -102,6 +125,11 @@ class ClusterPool:
             if member not in kept:
                 for connection in self._idle.pop(member):
                     connection.close()
+        for member in list(self._shared):
+            if member not in kept:
+                for shared in self._shared.pop(member):
+                    shared.drain()
+        self._alone &= kept
 
     def pick(self, key: bytes, tried: Sequence[Member]) -> Member | None:
         """The member that takes a request; it counts as loaded until `release` or `leave`."""
@@ -135,9 +163,18 @@ class ClusterPool:
         )
 
     def ready(self, member: Member) -> Upstream | None:
-        """An idle connection to `member`, the one used last first; None: dial."""
+        """An idle connection to `member`, the one used last first, or a lane on a shared one; None: dial."""
         idle = self._idle.get(member)
-        return idle.pop() if idle else None
+        if idle:
+            return idle.pop()
+        shared = self._shared.get(member)
+        return self._lane(shared) if shared is not None else None
+
+    def _lane(self, among: list[Shared]) -> Lane | None:
+        for shared in among:
+            if shared.has_room:
+                return shared.lane()
+        return None
 
     def leave(self, member: Member) -> None:
         """`member` was picked and not used after all."""
@@ -145,12 +182,21 @@ class ClusterPool:
         self.active -= 1
 
     def release(self, connection: Upstream, now: float) -> None:
-        """The exchange on `connection` is over: to who waits for one, or back to the idle ones if it is in step, else closed."""
-        connection.owner = None
-        connection.idle_since = now
+        """The exchange on `connection` is over: to who waits for one, or back to the idle ones if it is in step, else closed.
+
+        A lane goes back to its connection, and the endpoint is told to stop if the exchange was not over there.
+        """
         member = connection.member
         member.active -= 1
         self.active -= 1
+        if isinstance(connection, Lane):
+            shared = connection.shared
+            shared.leave(connection, now)
+            if self._waiters:
+                self._offer(shared)
+            return
+        connection.owner = None
+        connection.idle_since = now
         if connection.codec.reusable and not connection.lost and member in self._current:
             if not connection.is_reading:
                 connection.flush()  # or it would not see its endpoint hang up
@@ -164,12 +210,17 @@ class ClusterPool:
         else:
             connection.close()
 
-    def forget(self, connection: Upstream) -> None:
+    def forget(self, connection: Connection) -> None:
         """See `Keeper`."""
         self._all.discard(connection)
-        idle = self._idle.get(connection.member)
-        if idle is not None and connection in idle:
-            idle.remove(connection)
+        if isinstance(connection, Single):
+            idle = self._idle.get(connection.member)
+            if idle is not None and connection in idle:
+                idle.remove(connection)
+        else:
+            shared = self._shared.get(connection.member)
+            if shared is not None and connection in shared:
+                shared.remove(connection)
         self._wake()
 
     # What there are no more connections for.
@@ -177,7 +228,7 @@ class ClusterPool:
     @property
     def pending(self) -> int:
         """Requests that wait for a connection."""
-        return self._dialling + len(self._waiters)
+        return self._dialling + len(self._waiters) + len(self._joiners)
 
     def _hand(self, connection: Upstream | None) -> None:
         """Gives a free connection, or the room for one more (None), to who has waited longest; if nobody does, it is put by."""
@@ -188,8 +239,15 @@ class ClusterPool:
                 return
         if connection is None:
             self._dialling -= 1
-        else:
+        elif isinstance(connection, Single):
             self._idle.setdefault(connection.member, []).append(connection)
+        else:
+            connection.close()
+
+    def _offer(self, shared: Shared) -> None:
+        """Gives lanes to who waits for a connection, as long as there is room for them."""
+        while self._waiters and shared.has_room:
+            self._hand(shared.lane())
 
     def _wake(self) -> None:
         while self._waiters and len(self._all) + self._dialling < self.cluster.breaker.connections:
@@ -198,67 +256,179 @@ class ClusterPool:
 
     def abandon(self, owner: Owner) -> None:
         """`owner` waits no longer."""
-        waiter = self._waiters.pop(owner, None)
-        if waiter is not None:
+        waiter: asyncio.Future[Upstream | None] | asyncio.Future[Lane | None] | None = self._waiters.pop(owner, None)
+        if waiter is None:
+            opening = self._joiners.pop(owner, None)
+            if opening is not None:
+                waiter = opening.waiters.pop(owner)
+        if waiter is not None and not waiter.done():
             waiter.set_exception(DialError(Fault.CALLER_GONE, "nobody waits any more"))
 
     def _decline(self, handed: Upstream | None) -> None:
         """What was given to somebody who has gone meanwhile goes to the next one."""
-        if handed is not None:
-            handed.close()
-        else:
+        if handed is None:
             self._dialling -= 1
             self._wake()
+            return
+        handed.close()
+        if isinstance(handed, Lane):
+            self._offer(handed.shared)
 
     async def dial(self, member: Member, owner: Owner) -> Upstream:
         """A connection to `member`, or to another member where the breaker allows no more and theirs comes free first.
 
-        What was picked moves to the connection's own member. Cancelled, it leaves no socket behind.
+        What was picked moves to the connection's own member. Whoever comes while a connection is dialled that may turn out to be
+        shared waits for that one. Cancelled, it leaves no socket behind.
 
         Raises:
             DialError: refused, timed out, TLS failed, someone else is there, or too many wait already.
         """
-        breaker = self.cluster.breaker
-        if len(self._all) + self._dialling >= breaker.connections:
-            # One that idles at another member makes room: nobody waits beside what nobody uses.
-            idlers = [idle[0] for idle in self._idle.values() if idle]
-            if idlers:
-                min(idlers, key=lambda idler: idler.idle_since).close()
-        if self.pending >= breaker.pending:
-            raise DialError(Fault.CIRCUIT_OPEN, f"{self.cluster.name}: {self.pending} requests wait for a connection already")
-        if len(self._all) + self._dialling < breaker.connections:
-            self._dialling += 1
-        else:
-            waiter: asyncio.Future[Upstream | None] = asyncio.get_running_loop().create_future()
-            self._waiters[owner] = waiter
-            try:
-                handed = await waiter
-            except asyncio.CancelledError:
-                if self._waiters.pop(owner, None) is None and waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                    self._decline(waiter.result())
-                raise
-            if handed is not None and not handed.lost and handed.codec.reusable:
-                member.active -= 1
-                handed.member.active += 1
-                return handed
-            if handed is not None:
-                handed.close()  # it was hung up before it came into use; there is room for another one then
-                return await self.dial(member, owner)
+        while True:
+            breaker = self.cluster.breaker
+            shares = self._may_share(member)
+            if shares:
+                lane = self._lane(self._shared.get(member, []))  # it came while this one began
+                if lane is not None:
+                    return lane
+            if len(self._all) + self._dialling >= breaker.connections:
+                others = (among for other, among in self._shared.items() if other.available)
+                lane = next((lane for among in others if (lane := self._lane(among)) is not None), None)
+                if lane is not None:
+                    return self._moved(member, lane)
+                self._make_room()
+            if self.pending >= breaker.pending:
+                raise DialError(Fault.CIRCUIT_OPEN, f"{self.cluster.name}: {self.pending} requests wait for a connection already")
+            handed: Upstream | None
+            opening = self._openings.get(member) if shares else None
+            if opening is not None and len(opening.waiters) < LANES - 1:
+                handed = await self._join(opening, owner)
+                if handed is None:
+                    continue
+            elif len(self._all) + self._dialling < breaker.connections:
+                self._dialling += 1
+                return await self._connect(member, shares)
+            else:
+                handed = await self._wait(owner)
+                if handed is None:
+                    return await self._connect(member, shares)
+            if not handed.lost and handed.codec.reusable:
+                return self._moved(member, handed)
+            handed.close()  # it was hung up before it came into use; there is room for another one then
+
+    def _may_share(self, member: Member) -> bool:
+        """A connection to `member` may turn out to speak HTTP/2."""
+        spoken = self.cluster.protocol
+        if spoken is Protocol.AUTO:
+            return self.cluster.identity is not None and member not in self._alone
+        return spoken is Protocol.HTTP2
+
+    def _make_room(self) -> None:
+        """One that idles makes room: nobody waits beside what nobody uses."""
+        single = min((idle[0] for idle in self._idle.values() if idle), key=lambda idler: idler.idle_since, default=None)
+        if single is not None:
+            single.close()
+            return
+        unused = [shared for among in self._shared.values() for shared in among if not shared.busy]
+        if unused:
+            min(unused, key=lambda shared: shared.idle_since).close()
+
+    def _moved(self, member: Member, handed: Upstream) -> Upstream:
+        """What was picked moves to the member whose connection it got."""
+        member.active -= 1
+        handed.member.active += 1
+        return handed
+
+    async def _wait(self, owner: Owner) -> Upstream | None:
+        """Somebody else's connection; None: room for one more, which is counted as being dialled already."""
+        waiter: asyncio.Future[Upstream | None] = asyncio.get_running_loop().create_future()
+        self._waiters[owner] = waiter
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if self._waiters.pop(owner, None) is None and waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._decline(waiter.result())
+            raise
+
+    async def _join(self, opening: _Opening, owner: Owner) -> Lane | None:
+        """A lane on the connection that somebody dials; None: it has none left, or is of the other kind.
+
+        Raises:
+            DialError: it could not be connected to.
+        """
+        waiter: asyncio.Future[Lane | None] = asyncio.get_running_loop().create_future()
+        self._joiners[owner] = opening
+        opening.waiters[owner] = waiter
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if self._joiners.pop(owner, None) is not None:
+                del opening.waiters[owner]
+            elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                lane = waiter.result()
+                if lane is not None:
+                    self._decline(lane)
+            raise
+
+    async def _connect(self, member: Member, shares: bool) -> Upstream:
+        """Dials. It counts as being dialled already."""
         cluster = self.cluster
+        opening: _Opening | None = None
+        if shares:
+            opening = self._openings[member] = _Opening()
         outcome = "failed"
+        failure: DialError | None = None
+        connection: Connection | None = None
         try:
             connection = await connect(self, member, cluster, self._credentials, self._limits, self._timeouts.connect_s)
             outcome = "connected"
             self._all.add(connection)
         except DialError as error:
             outcome = error.fault.value
+            failure = error
             raise
         finally:
             self._dialling -= 1
             self._meters.count(UPSTREAM_CONNECTS, cluster.name, outcome)
-            if outcome != "connected":
+            upstream = self._admit(connection) if connection is not None else None
+            if opening is not None:
+                self._opened(member, opening, connection, failure)
+            if connection is None:
                 self._wake()
-        return connection
+        assert upstream is not None
+        return upstream
+
+    def _admit(self, connection: Connection) -> Upstream:
+        """A new connection is there: what the one who dialled gets of it."""
+        member = connection.member
+        if isinstance(connection, Single):
+            if self.cluster.protocol is Protocol.AUTO and self.cluster.identity is not None:
+                self._alone.add(member)
+            return connection
+        self._alone.discard(member)
+        lane = connection.lane()
+        if member in self._current:
+            self._shared.setdefault(member, []).append(connection)
+        else:
+            connection.drain()
+        return lane
+
+    def _opened(self, member: Member, opening: _Opening, connection: Connection | None, failure: DialError | None) -> None:
+        """Those who have waited for a connection that is there now, or failed, have their lanes or go on by themselves."""
+        if self._openings.get(member) is opening:
+            del self._openings[member]
+        for owner, waiter in opening.waiters.items():
+            del self._joiners[owner]
+            if waiter.done():
+                continue
+            if failure is not None:
+                waiter.set_exception(DialError(failure.fault, str(failure)))
+            elif isinstance(connection, Shared) and connection.has_room:
+                waiter.set_result(connection.lane())
+            else:
+                waiter.set_result(None)
+        opening.waiters.clear()
+        if isinstance(connection, Shared):
+            self._offer(connection)
 
     # Chores.
 
@@ -267,8 +437,7 @@ class ClusterPool:
         if now - self._judged_at >= self.fitness.interval_s:
             self._judged_at = now
             for connection in self._all:
-                if connection.owner is not None:
-                    connection.member.vitals.unanswered(connection.owner.waits_since, now)
+                connection.unanswered(now)
             self.fitness.tick(now)
 
     def tune(self, limits: Limits, timeouts: Timeouts) -> None:
@@ -285,6 +454,9 @@ class ClusterPool:
         for idle in self._idle.values():
             for connection in [c for c in idle if now - c.idle_since > idle_s]:
                 connection.close()
+        for among in self._shared.values():
+            for shared in [s for s in among if not s.busy and now - s.idle_since > idle_s]:
+                shared.drain()
 
     def retrust(self, unix_now: float) -> int:
         """Closes connections whose peer is not trusted any more (bundle changed, certificate expired); says how many."""
@@ -302,12 +474,17 @@ class ClusterPool:
         return any(c.peer is not None and c.peer.principal.expires_at <= unix_now for c in self._all)
 
     def idle_count(self) -> int:
-        """Idle connections."""
-        return sum(len(idle) for idle in self._idle.values())
+        """Idle connections: those on which no exchange is under way."""
+        idle = sum(len(idle) for idle in self._idle.values())
+        return idle + sum(not shared.busy for among in self._shared.values() for shared in among)
 
     def open_count(self) -> int:
         """All connections."""
         return len(self._all)
+
+    def buffered_octets(self) -> int:
+        """Octets that wait to be sent to endpoints."""
+        return sum(connection.transport.get_write_buffer_size() for connection in self._all if not connection.lost)
 
     def close(self) -> None:
         """Closes every connection."""

@@ -21,14 +21,17 @@ class Pools:
         self.by_name: dict[str, ClusterPool] = {}
 
     def update(self, clusters: Iterable[Cluster], limits: Limits, timeouts: Timeouts) -> None:
-        """Makes the pools those of `clusters`. One whose identity or kind changed starts anew; exchanges under way end as they began."""
+        """Makes the pools those of `clusters`.
+
+        One whose identity, protocol or kind changed starts anew; exchanges under way end as they began.
+        """
         wanted = {cluster.name: cluster for cluster in clusters}
         for name in list(self.by_name):
             if name not in wanted:
                 self._retire(self.by_name.pop(name))
         for name, cluster in wanted.items():
             pool = self.by_name.get(name)
-            if pool is None or pool.cluster.identity != cluster.identity or pool.cluster.local != cluster.local:
+            if pool is None or _is_another(pool.cluster, cluster):
                 if pool is not None:
                     self._retire(pool)
                 self.by_name[name] = self._make(cluster)
@@ -43,6 +46,10 @@ class Pools:
 
     def _every(self) -> tuple[ClusterPool, ...]:
         return (*self.by_name.values(), *self._retired)
+
+    def buffered_octets(self) -> int:
+        """See `ClusterPool.buffered_octets`."""
+        return sum(pool.buffered_octets() for pool in self._every())
 
     def close(self) -> None:
         """Closes every connection of every cluster."""
@@ -67,3 +74,8 @@ class Pools:
         """See `ClusterPool.retrust`."""
         unix_now = time.time()  # noqa: TID251 - the edge: certificates are dated in wall-clock time
         return sum(pool.retrust(unix_now) for pool in self._every())
+
+
+def _is_another(one: Cluster, other: Cluster) -> bool:
+    """Whether connections of the one are of no use to the other."""
+    return (one.identity, one.local, one.protocol) != (other.identity, other.local, other.protocol)

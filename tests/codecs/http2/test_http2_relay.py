@@ -34,7 +34,7 @@ class Relay:
                     self.splices[e.stream].from_down(e)
             for e in up.events():
                 moved = True
-                next(s for s in self.splices.values() if s.up_stream == e.stream).from_up(e, 0.0)
+                next(s for s in self.splices.values() if s.up_stream == e.stream).from_up([e], 0.0)
             self.held = max(self.held, down.queued_octets + up.queued_octets)
         return self
 

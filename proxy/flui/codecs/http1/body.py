@@ -67,6 +67,15 @@ class Body:
         self._left = octets
         self.done = False
 
+    def takes_whole(self, octets: int) -> bool:
+        """Whether so many octets are exactly the body that has just begun; if so it is done, and they are its Data."""
+        if octets != self._left or self._mode != _LENGTH or octets > self.credit:
+            return False
+        self._left = 0
+        self.credit -= octets
+        self.done = True
+        return True
+
     def begin_chunked(self, head_octets: int = 0) -> None:
         """The body is chunked; its trailer section shares the limit of octets with the head, which had `head_octets`."""
         self._mode = _CHUNKED

@@ -143,6 +143,11 @@ class Http1Client:
                     self._scanned = 0
                     self._head(data[:end])
                     data = data[end + 4 :]
+                    if self._state == _BODY and self._body.takes_whole(len(data)):
+                        self._events.append(Data(self._stream, data))
+                        self._events.append(End(self._stream))
+                        self._complete()
+                        data = b""
                 else:
                     # Octets that nobody asked for: the next response would not be ours.
                     self.closing = True
@@ -262,22 +267,22 @@ class Http1Client:
 
     def send(self, event: Event) -> None:
         """Says `event` to the upstream."""
-        if isinstance(event, RequestHead):
+        if type(event) is RequestHead:
             self._send_head(event)
-        elif isinstance(event, Data):
+        elif type(event) is Data:
             self._send_data(event.chunk)
-        elif isinstance(event, End):
+        elif type(event) is End:
             self._send_end(event)
-        elif isinstance(event, Credit):
+        elif type(event) is Credit:
             self._body.credit += event.octets
             if self._state == _BODY:
                 self._advance(self._in)
-        elif isinstance(event, Reset):
+        elif type(event) is Reset:
             self._state = _DONE
             self.closing = True
             self.truncated = True
             self._out = []  # what was not written yet need not be: nobody waits for its answer
-        elif isinstance(event, ResponseHead):
+        elif type(event) is ResponseHead:
             raise AssertionError("a client sends no responses")
         else:
             assert_never(event)

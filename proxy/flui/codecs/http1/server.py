@@ -18,7 +18,7 @@ from flui.codecs.validate import canonical_authority
 from flui.model.config import Limits
 from flui.model.events import UNKNOWN, Credit, Data, End, Event, RequestHead, Reset, ResponseHead
 from flui.model.fault import Fault
-from flui.model.fields import CODING, CONNECTION, HOST, LENGTH
+from flui.model.fields import CODING, CONNECTION, HOST, LENGTH, TRACE, is_traceparent
 
 _HEAD: Final = 0
 _BODY: Final = 1
@@ -27,6 +27,9 @@ _DONE: Final = 3
 
 _LAST_OCTETS: Final = 1024
 """Octets of a head that is kept, in case the caller sends it again."""
+
+_TRACE_NAME: Final = b"\r\ntraceparent: "
+_TRACE_OCTETS: Final = 55
 
 _STATUS_LINES: Final[dict[int, bytes]] = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
@@ -45,6 +48,8 @@ class Http1Server:
         "_events",
         "_in",
         "_last",
+        "_last_after",
+        "_last_before",
         "_last_head",
         "_left",
         "_limits",
@@ -78,6 +83,10 @@ class Http1Server:
         self._in = b""
         self._last = b"\r\n\r\n"  # what no head holds, for it is its end
         self._last_head: RequestHead | None = None
+        self._last_before = b""
+        """What stood before the traceparent of the head that is kept; empty when it has none. And …"""
+        self._last_after = b""
+        """… behind it."""
         self._scanned = 0
         self._out: list[bytes] = []
         self._events: list[Event] = []
@@ -199,8 +208,17 @@ class Http1Server:
             assert self._last_head is not None
             self._begin(self._last_head, len(octets))
             return
-        limits = self._limits
         size = len(octets)
+        before = self._last_before
+        if before and size == len(self._last) and octets.startswith(before) and octets.endswith(self._last_after):
+            trace = octets[len(before) : len(before) + _TRACE_OCTETS]
+            last = self._last_head
+            assert last is not None
+            if last.vetted and is_traceparent(trace):  # … or repeats itself but for the trace
+                last.retrace(trace)
+                self._begin(last, size)
+                return
+        limits = self._limits
         lines = octets.split(b"\r\n")
         line = lines[0]
         if not line and len(lines) > 1:  # RFC 9112 2.2: one empty line before a request is ignored
@@ -256,6 +274,13 @@ class Http1Server:
         if not self._close and size <= _LAST_OCTETS:
             self._last = octets
             self._last_head = head
+            self._last_before = b""
+            traces = [field.value for field in special if field.kind == TRACE]
+            if len(traces) == 1:
+                before, name, rest = octets.partition(_TRACE_NAME)
+                if (rest + b"\r\n").startswith(traces[0] + b"\r\n"):  # else it is written in another way
+                    self._last_before = before + name
+                    self._last_after = rest[_TRACE_OCTETS:]
         self._begin(head, size)
 
     def _begin(self, head: RequestHead, size: int) -> None:
@@ -278,8 +303,14 @@ class Http1Server:
         else:
             body.begin_length(length)
 
-    def fail(self, fault: Fault) -> None:
+    def holds_back(self, stream: int) -> bool:
+        """Whether the caller may send no more of its request now, for want of credit."""
+        del stream
+        return not self.reading
+
+    def fail(self, fault: Fault, stream: int = 0) -> None:
         """Gives up on what the caller is sending (too slow, most likely): its exchange becomes a Reset event."""
+        del stream
         if self._state != _DONE:
             self._fail(fault)
 
@@ -309,21 +340,21 @@ class Http1Server:
 
     def send(self, event: Event) -> None:
         """Says `event` to the peer."""
-        if isinstance(event, Data):
+        if type(event) is Data:
             self._send_data(event.chunk)
-        elif isinstance(event, ResponseHead):
+        elif type(event) is ResponseHead:
             self._send_head(event)
-        elif isinstance(event, End):
+        elif type(event) is End:
             self._send_end(event)
-        elif isinstance(event, Credit):
+        elif type(event) is Credit:
             self._body.credit += event.octets
             if self._state == _BODY:
                 self._advance(self._in)
-        elif isinstance(event, Reset):
+        elif type(event) is Reset:
             self._state = _DONE
             self.closing = True
             self.truncated = self._responding and self._left == UNKNOWN and not self._chunked
-        elif isinstance(event, RequestHead):
+        elif type(event) is RequestHead:
             raise AssertionError("a server sends no requests")
         else:
             assert_never(event)

@@ -2,6 +2,7 @@
 
 from flui.codecs.http2.bounds import Bounds
 from flui.codecs.http2.client import Http2Client
+from flui.codecs.http2.frames import PREFACE
 from flui.codecs.http2.server import Http2Server
 
-__all__ = ["Bounds", "Http2Client", "Http2Server"]
+__all__ = ["PREFACE", "Bounds", "Http2Client", "Http2Server"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 from flui.model.units import KIB, MIB
 
@@ -41,6 +42,10 @@ class Bounds:
     """… as long as no more than this has come on all streams that nobody has given credit for yet (C7)."""
     queued_octets: int = 1 * MIB
     """Answers that wait for the peer's window; past it new exchanges are refused (C7)."""
+
+
+MESH: Final = Bounds(resets=10_000)
+"""For connections between sidecars: who proved to be of the mesh speaks for many callers, and each of them may give up."""
 
 
 class Floods:

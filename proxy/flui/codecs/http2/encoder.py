@@ -12,7 +12,7 @@ from collections import deque
 from typing import Final
 
 from flui.model.events import RequestHead, ResponseHead
-from flui.model.fields import CODING, CONNECTION, CONTENT_TYPE, DEADLINE, HOP, HOST, LENGTH, TRACE, UPGRADE, Field, field
+from flui.model.fields import CODING, CONNECTION, DEADLINE, GRPC_TYPE, HOP, HOST, LENGTH, TRACE, UPGRADE, Field, field
 
 _STATIC: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b":authority", b""), (b":method", b"GET"), (b":method", b"POST"), (b":path", b"/"), (b":path", b"/index.html"),
@@ -228,7 +228,7 @@ class Encoder:
         fields = head.fields
         grpc = False
         for line in fields:
-            if line.kind == CONTENT_TYPE and line.value.startswith(b"application/grpc"):
+            if line.kind == GRPC_TYPE:
                 grpc = True
         out.append(self.lines(lines))
         out.append(self.lines(fields))

@@ -93,6 +93,10 @@ class Sending:
         """Exchanges under way."""
         return len(self._streams)
 
+    def carries(self, number: int) -> bool:
+        """Whether the exchange of that number is under way."""
+        return number in self._streams
+
     @property
     def queued_octets(self) -> int:
         """Octets of body that wait for the peer's windows."""

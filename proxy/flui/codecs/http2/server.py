@@ -132,6 +132,11 @@ class Http2Server(Connection):
         if not self._dead:
             self._end(Fault.CALLER_GONE, Fault.CALLER_GONE)
 
+    def holds_back(self, stream: int) -> bool:
+        """Whether the caller may send no more of a request now, for want of credit."""
+        found = self._streams.get(stream)
+        return found is not None and (found.in_window <= 0 or found.held > 0)
+
     def fail(self, fault: Fault, stream: int = 0) -> None:
         """Gives up on what the caller is sending (too slow, most likely).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flui.model.decision import Forward
+from flui.model.grpc import STATUSES
 from flui.model.resilience import (
     PRIORITY_NAMES,
     WHOLE_BP,
@@ -79,10 +80,11 @@ def retry(rules: Retry, *, repeatable: bool) -> str:
     """When a request is sent again."""
     if rules.attempts <= 1:
         return "off"
-    who = "idempotent" if repeatable else "only with an idempotency-key"
+    who = "may be repeated" if repeatable else "only with an idempotency-key"
+    ends = [STATUSES[number].name for number in rules.grpc_statuses]
     said = [
         f"{rules.attempts} tries ({who})",
-        f"after {listed(map(str, rules.statuses))} or no answer",
+        f"after {listed((*map(str, rules.statuses), *ends))} or no answer",
         f"pause up to {seconds(rules.backoff_s)}, doubled up to {seconds(rules.backoff_max_s)}",
         f"retry-after up to {seconds(rules.after_s)}",
         f"body up to {rules.body_octets} octets",
@@ -145,12 +147,14 @@ def outlier(rules: Outlier) -> str:
 
 def health(rules: HealthCheck) -> str:
     """What endpoints are asked."""
+    often = f"every {seconds(rules.interval_s)}"
+    count = f"out after {rules.unhealthy}, back after {rules.healthy}"
+    if rules.grpc is not None:
+        of = f" of {rules.grpc.decode()}" if rules.grpc else ""
+        return f"grpc.health.v1 Check{of} {often}, SERVING within {seconds(rules.timeout_s)} is well; {count}"
     first, last = rules.statuses
     well = f"{first}-{last}" if first != last else str(first)
-    return (
-        f"GET {rules.path.decode()} every {seconds(rules.interval_s)}, {well} within {seconds(rules.timeout_s)} is well; "
-        f"out after {rules.unhealthy}, back after {rules.healthy}"
-    )
+    return f"GET {rules.path.decode()} {often}, {well} within {seconds(rules.timeout_s)} is well; {count}"
 
 
 def key_source(key: HashKey) -> str:

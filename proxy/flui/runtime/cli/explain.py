@@ -9,20 +9,22 @@ from urllib.parse import urlsplit
 
 import click
 
+from flui.codecs.grpc import CONTENT_TYPE_GRPC
 from flui.codecs.validate import validate
 from flui.decide import INBOUND, Snapshot, decide
-from flui.downstream.exchange import hash_key
 from flui.identity.spiffe import SpiffeId
 from flui.model.config import ConfigError
 from flui.model.decision import Decision, Forward, Reply
 from flui.model.events import RequestHead
 from flui.model.fault import DIALECTS
 from flui.model.fields import classified
+from flui.model.grpc import CALL, STATUSES
 from flui.model.resilience import WHOLE_BP
-from flui.model.topology import Cluster, Match, Policy, Target
+from flui.model.topology import SELF, Cluster, Match, Policy, Target
 from flui.policy.base import Request
 from flui.policy.explain import explain as explain_policy
 from flui.policy.index import Index
+from flui.routing.key import hash_key
 from flui.routing.pick import Member, picker
 from flui.runtime.admin import plain
 from flui.runtime.cli import _words
@@ -54,7 +56,7 @@ def explain(
     """Say what would be decided for a request, and why: listener, route, policy rule, cluster, pick, limits.
 
     Everything that the decision carries is said: how the traffic is split, what is tried again, copied, delayed or refused on purpose,
-    and what the cluster bears.
+    and what the cluster bears. A gRPC call is `CALL` and the path of its method: flui explain CALL http://stock/shop.Stock/Reserve.
     """
     if config is None and flags["service"] is None:
         raise click.UsageError("name a configuration file (-c FILE) or a service (--service NAME)")
@@ -81,13 +83,16 @@ def explain(
         shown = {"action": "reply", "status": DIALECTS[fault].http, "fault": fault.value, "why": "malformed"}
         told = [(name, str(value)) for name, value in shown.items()]
     else:
-        decision = decide(snapshot.facts(listener, asking, head), snapshot, 0.0)
-        shown = _why(decision)
+        facts = snapshot.facts(listener, asking, head)
+        decision = decide(facts, snapshot, 0.0)
+        shown = _why(decision, grpc=head.grpc)
         told = [(name, str(value)) for name, value in shown.items()]
         action = decision.action
         if isinstance(action, Forward):
             match = _match(snapshot, decision)
-            ways = [_way(target, snapshot.clusters[target.cluster], action, head, asking) for target in action.targets]
+            ways = [
+                _way(target, snapshot.clusters[target.cluster], action, head, asking) for target in action.targets if target.cluster != SELF
+            ]
             shown["match"] = plain(match)
             shown |= {name.name: plain(getattr(action, name.name), name.name) for name in fields(action) if name.name != "special"}
             shown["largest_body_octets"] = snapshot.config.limits.body_octets
@@ -99,7 +104,7 @@ def explain(
             for way in ways:
                 told += way.told()
         elif isinstance(policy, Index):
-            request = Request(asking, decision.why.service, method, head.path.decode())
+            request = Request(asking, decision.why.service, facts[2].decode(), head.path.decode())
             nearest = explain_policy(policy, request).nearest
             if nearest is not None:
                 changes = "; ".join(difference.change for difference in nearest.differences)
@@ -134,11 +139,14 @@ def _head(method: str, authority: str, path: str, query: str, headers: tuple[str
         if not colon or not name.strip():
             raise click.UsageError(f"-H {header!r}: write 'NAME: VALUE'")
         fields.append(classified(name.strip().lower().encode(), value.strip().encode()))
+    if method == CALL.decode():
+        method = "POST"
+        fields.append(CONTENT_TYPE_GRPC)
     question = f"?{query}".encode() if query else b""
     return RequestHead(1, method.encode(), b"http", authority.encode(), path.encode(), question, fields, 0)
 
 
-def _why(decision: Decision) -> dict[str, object]:
+def _why(decision: Decision, *, grpc: bool) -> dict[str, object]:
     why = decision.why
     action = decision.action
     shown: dict[str, object] = {
@@ -150,7 +158,9 @@ def _why(decision: Decision) -> dict[str, object]:
         "rule": why.rule,
     }
     if isinstance(action, Reply):
-        shown |= {"status": DIALECTS[action.fault].http, "fault": action.fault.value}
+        said = DIALECTS[action.fault]
+        shown |= {"grpc status": STATUSES[said.grpc].name} if grpc else {"status": said.http}
+        shown["fault"] = action.fault.value
     return shown
 
 
