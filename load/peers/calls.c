@@ -52,7 +52,7 @@ enum kind { GET, UNARY, BIDI };
 
 struct call {
     unsigned int stream; /* 0: none here */
-    int status_fine, grpc_fine;
+    char status[4], grpc_status[4];
     size_t got, to_send;
     double began;
 };
@@ -156,12 +156,15 @@ static void count_one(struct call *call)
 
 static void ended(struct connection *c, struct call *call, int in_peace)
 {
-    int fine = in_peace && call->status_fine && (kind == GET ? call->got == SMALL : call->grpc_fine);
+    int fine = in_peace && !strcmp(call->status, "200") && (kind == GET ? call->got == SMALL : !strcmp(call->grpc_status, "0"));
     if (kind == UNARY && call->got != MESSAGE)
         fine = 0;
     if (kind == BIDI && now() < ends_at)
         fine = 0; /* nobody asked it to end */
-    if (!fine && ++errors > TOO_MANY)
+    if (!fine && !errors++)
+        fprintf(stderr, "calls: the first error: status %s, grpc-status %s, %zu octets%s\n", *call->status ? call->status : "-",
+                *call->grpc_status ? call->grpc_status : "-", call->got, in_peace ? "" : ", reset");
+    if (errors > TOO_MANY)
         die("too many errors");
     if (fine && kind != BIDI)
         count_one(call);
@@ -198,10 +201,9 @@ static void on_fields(struct connection *c, struct call *call, const unsigned ch
         at += used;
         length -= (size_t)used;
         if (call && flags & INFLATED_ONE) {
-            if (pair.name_length == 7 && !memcmp(pair.name, ":status", 7))
-                call->status_fine = pair.value_length == 3 && !memcmp(pair.value, "200", 3);
-            if (pair.name_length == 11 && !memcmp(pair.name, "grpc-status", 11))
-                call->grpc_fine = pair.value_length == 1 && *pair.value == '0';
+            int is_status = pair.name_length == 7 && !memcmp(pair.name, ":status", 7);
+            if (is_status || (pair.name_length == 11 && !memcmp(pair.name, "grpc-status", 11)))
+                snprintf(is_status ? call->status : call->grpc_status, 4, "%.*s", (int)pair.value_length, pair.value);
         }
     }
     nghttp2_hd_inflate_end_headers(c->inflater);

@@ -414,7 +414,7 @@ class TestCallsProgram:
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         try:
-            with pytest.raises(wrk.LoadError, match="too many errors"):
+            with pytest.raises(wrk.LoadError, match=r"(?s)status 200, grpc-status 12, 0 octets.*too many errors"):
                 self.run(tmp_path, port, kind)
         finally:
             server.stop(None).wait()
