@@ -10,7 +10,6 @@ the first socket listens.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import socket
 import time
@@ -26,7 +25,7 @@ from flui.model.config import ConfigError, Problem, Sidecar, Tracing
 from flui.model.topology import Address, Cluster
 from flui.policy.base import Policy
 from flui.policy.index import DenyAll
-from flui.runtime import gauges, views
+from flui.runtime import _memory, gauges, views
 from flui.runtime.admin import Admin
 from flui.runtime.configfile import resolve
 from flui.runtime.sources import folders_of, policy_of, stamps_of
@@ -49,7 +48,6 @@ _AGAIN_S = 1.0
 _POLL_S = 2.0
 _PLAIN_DOMAIN = "local"
 """Trust domain of a sidecar without certificates: it only has plain-text listeners and clusters."""
-_GC_THRESHOLD = 50_000
 
 
 class SpanExporter(SpanSink, Protocol):
@@ -184,9 +182,7 @@ class Running:
             **{name: str(address) for name, address in self.addresses.items()},
             admin=str(self._admin.address or ""),
         )
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_GC_THRESHOLD, 20, 50)
+        _memory.settle()
 
     def _pool(self, cluster: Cluster) -> ClusterPool:
         config = self.config
