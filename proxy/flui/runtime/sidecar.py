@@ -351,6 +351,7 @@ class Running:
 
     def _expire(self) -> None:
         now = time.time()  # noqa: TID251 - certificates are dated in wall-clock time
+        self.relay.pools.renew(now)
         lapsed = any(c.peer is not None and c.peer.principal.expires_at <= now for gate in self.gates for c in gate.connections)
         if lapsed or self.relay.pools.lapsed(now):
             self.journal.info("certificates expired", connections_closed=self._retrust())

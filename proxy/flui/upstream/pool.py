@@ -469,6 +469,13 @@ class ClusterPool:
                 closed += 1
         return closed
 
+    def renew(self, unix_now: float) -> None:
+        """Has shared connections whose certificates are about to lapse take no new exchange, so that others are dialled in time."""
+        for among in self._shared.values():
+            for shared in [s for s in among if s.leaves_at <= unix_now]:
+                shared.drain()
+                among.remove(shared)
+
     def lapsed(self, unix_now: float) -> bool:
         """Whether the certificate of some connection's peer has expired."""
         return any(c.peer is not None and c.peer.principal.expires_at <= unix_now for c in self._all)
