@@ -84,7 +84,7 @@ class Breaker:
     """What a cluster may cost us at a time, all its endpoints together."""
 
     connections: int = 4_096
-    pending: int = 4_096
+    pending: int = 16_384
     """Requests that wait for a connection."""
     requests: int = 65_536
     """Requests in flight."""

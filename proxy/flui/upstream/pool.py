@@ -251,6 +251,8 @@ class ClusterPool:
 
     def _wake(self) -> None:
         while self._waiters and len(self._all) + self._dialling < self.cluster.breaker.connections:
+            if self._dialling and self._shares:
+                return  # one by one: each may turn out to serve a hundred of them
             self._dialling += 1  # in its name, until it runs
             self._hand(None)
 
@@ -304,7 +306,7 @@ class ClusterPool:
                 handed = await self._join(opening, owner)
                 if handed is None:
                     continue
-            elif len(self._all) + self._dialling < breaker.connections:
+            elif opening is None and len(self._all) + self._dialling < breaker.connections:
                 self._dialling += 1
                 return await self._connect(member, shares)
             else:
@@ -314,6 +316,12 @@ class ClusterPool:
             if not handed.lost and handed.codec.reusable:
                 return self._moved(member, handed)
             handed.close()  # it was hung up before it came into use; there is room for another one then
+
+    @property
+    def _shares(self) -> bool:
+        """Connections may turn out to speak HTTP/2."""
+        spoken = self.cluster.protocol
+        return spoken is Protocol.HTTP2 or (spoken is Protocol.AUTO and self.cluster.identity is not None)
 
     def _may_share(self, member: Member) -> bool:
         """A connection to `member` may turn out to speak HTTP/2."""
@@ -392,8 +400,7 @@ class ClusterPool:
             upstream = self._admit(connection) if connection is not None else None
             if opening is not None:
                 self._opened(member, opening, connection, failure)
-            if connection is None:
-                self._wake()
+            self._wake()
         assert upstream is not None
         return upstream
 
