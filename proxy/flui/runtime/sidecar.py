@@ -183,6 +183,7 @@ class Running:
             admin=str(self._admin.address or ""),
         )
         _memory.settle()
+        self.relay.loop.call_later(_memory.LATER_S, _memory.trim)
 
     def _pool(self, cluster: Cluster) -> ClusterPool:
         config = self.config
