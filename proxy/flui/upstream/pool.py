@@ -30,18 +30,10 @@ from flui.upstream.connection import Connection, Upstream
 from flui.upstream.dial import LANES, DialError, connect
 from flui.upstream.fitness import Fitness
 from flui.upstream.guard import Guard
+from flui.upstream.opening import Opening
 from flui.upstream.owner import Owner
 from flui.upstream.shared import Lane, Shared
 from flui.upstream.single import Single
-
-
-class _Opening:
-    """A connection that is being dialled and may turn out to be shared: whom it is awaited by beside the one who dials."""
-
-    __slots__ = ("waiters",)
-
-    def __init__(self) -> None:
-        self.waiters: dict[Owner, asyncio.Future[Lane | None]] = {}
 
 
 class ClusterPool:
@@ -92,8 +84,8 @@ class ClusterPool:
         """Those that may take one more exchange, now or when one is over."""
         self._alone: set[Member] = set()
         """Members that were found to speak HTTP/1.1: nobody waits to share a connection to them."""
-        self._openings: dict[Member, _Opening] = {}
-        self._joiners: dict[Owner, _Opening] = {}
+        self._openings: dict[Member, Opening] = {}
+        self._joiners: dict[Owner, Opening] = {}
         self._all: set[Connection] = set()
         self._dialling = 0
         self._waiters: dict[Owner, asyncio.Future[Upstream | None]] = {}
@@ -349,7 +341,7 @@ class ClusterPool:
                 self._decline(waiter.result())
             raise
 
-    async def _join(self, opening: _Opening, owner: Owner) -> Lane | None:
+    async def _join(self, opening: Opening, owner: Owner) -> Lane | None:
         """A lane on the connection that somebody dials; None: it has none left, or is of the other kind.
 
         Raises:
@@ -372,9 +364,9 @@ class ClusterPool:
     async def _connect(self, member: Member, shares: bool) -> Upstream:
         """Dials. It counts as being dialled already."""
         cluster = self.cluster
-        opening: _Opening | None = None
+        opening: Opening | None = None
         if shares:
-            opening = self._openings[member] = _Opening()
+            opening = self._openings[member] = Opening()
         try:
             connection = await connect(self, member, cluster, self._credentials, self._limits, self._timeouts.connect_s)
         except DialError as error:
@@ -412,7 +404,7 @@ class ClusterPool:
             connection.drain()
         return lane
 
-    def _opened(self, member: Member, opening: _Opening | None, connection: Connection | None, failure: DialError | None) -> None:
+    def _opened(self, member: Member, opening: Opening | None, connection: Connection | None, failure: DialError | None) -> None:
         """Those who have waited for a connection that is there now, or failed, have their lanes or go on by themselves."""
         if opening is None:
             return
