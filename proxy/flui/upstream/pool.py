@@ -375,26 +375,28 @@ class ClusterPool:
         opening: Opening | None = None
         if shares:
             opening = self._openings[member] = Opening()
-        outcome = "failed"
-        failure: DialError | None = None
-        connection: Connection | None = None
         try:
             connection = await connect(self, member, cluster, self._credentials, self._limits, self._timeouts.connect_s)
-            outcome = "connected"
-            self._all.add(connection)
         except DialError as error:
-            outcome = error.fault.value
-            failure = error
-            raise
-        finally:
-            self._dialling -= 1
-            self._meters.count(UPSTREAM_CONNECTS, cluster.name, outcome)
-            upstream = self._admit(connection) if connection is not None else None
-            if opening is not None:
-                self._opened(member, opening, connection, failure)
+            self._dialled(error.fault.value)
+            self._opened(member, opening, None, error)
             self._wake()
-        assert upstream is not None
+            raise
+        except BaseException:
+            self._dialled("failed")
+            self._opened(member, opening, None, None)
+            self._wake()
+            raise
+        self._all.add(connection)
+        self._dialled("connected")
+        upstream = self._admit(connection)
+        self._opened(member, opening, connection, None)
+        self._wake()
         return upstream
+
+    def _dialled(self, outcome: str) -> None:
+        self._dialling -= 1
+        self._meters.count(UPSTREAM_CONNECTS, self.cluster.name, outcome)
 
     def _admit(self, connection: Connection) -> Upstream:
         """A new connection is there: what the one who dialled gets of it."""
@@ -411,8 +413,10 @@ class ClusterPool:
             connection.drain()
         return lane
 
-    def _opened(self, member: Member, opening: Opening, connection: Connection | None, failure: DialError | None) -> None:
+    def _opened(self, member: Member, opening: Opening | None, connection: Connection | None, failure: DialError | None) -> None:
         """Those who have waited for a connection that is there now, or failed, have their lanes or go on by themselves."""
+        if opening is None:
+            return
         if self._openings.get(member) is opening:
             del self._openings[member]
         for owner, waiter in opening.waiters.items():
