@@ -142,11 +142,12 @@ def _prepare(folder: Path, tools: Tools, processes: Processes, sidecar: tuple[st
     except OSError as error:
         policy = None
         click.echo(f"our sidecar has no policy: {error}", err=True)
-    backend = free_port()
+    backend, h2_backend = free_port(), free_port()
     processes.start("backend", [tools.backend, str(backend)], cores[1], [backend])
+    processes.start("h2backend", [tools.h2_backend, str(h2_backend)], cores[1], [h2_backend])
     collector = free_port()
     processes.start("collector", [sys.executable, "-m", "load.peers.collector", str(collector)], cores[1], [collector])
-    return Bench(folder, tools, processes, identities, policy, sidecar, backend, collector, cores[0], cores[1])
+    return Bench(folder, tools, processes, identities, policy, sidecar, backend, h2_backend, collector, cores[0], cores[1])
 
 
 def _measure(bench: Bench, case: Case, plan: Plan, left_out: list[str]) -> Results:
@@ -190,26 +191,22 @@ def _warm_up(bench: Bench, running: Running) -> None:
 
     The first second of a pair on a busy machine may hold nothing but handshakes.
     """
-    outcome = _load(bench, running, _WARM_UP_S)
+    outcome = bench.load(running, _WARM_UP_S)
     for _ in range(_WARM_UPS - 1):
         if outcome.requests or outcome.errors:
             break
-        outcome = _load(bench, running, _WARM_UP_S)
+        outcome = bench.load(running, _WARM_UP_S)
     if outcome.requests and not outcome.errors:
         return
     said = "; ".join(f"{process.name} wrote: {process.last_lines()}" for process in running.processes)
     raise wrk.LoadError(f"warm-up: {outcome.errors} errors and {outcome.requests} answers; {said}")
 
 
-def _load(bench: Bench, running: Running, secs: int) -> wrk.Outcome:
-    return wrk.run(bench.tools.wrk, bench.tools.client_certificate, running.load, bench.identities, secs, bench.load_core)
-
-
 def _one(bench: Bench, running: Running, secs: int) -> Run:
     began_ns, cpu_before = time.monotonic_ns(), sum(cpu_ns(process.pid) for process in running.processes)
-    outcome = _load(bench, running, secs)
+    outcome = bench.load(running, secs)
     spent_ns = sum(cpu_ns(process.pid) for process in running.processes) - cpu_before
-    units = max(1, outcome.requests)  # a unit is a request, or the 1 MiB that answers it
+    units = max(1, outcome.requests)  # a unit is a request, the 1 MiB that answers it, or a message and its echo
     return Run(
         cpu_us=spent_ns / 1e3 / units,
         rate=outcome.requests / outcome.duration_s,

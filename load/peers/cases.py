@@ -1,4 +1,4 @@
-"""What is measured: the cases, and how each contender is started for one."""
+"""What is measured: the cases, and how each contender is started for one and loaded."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from load.peers import envoy, haproxy, ours
+from load.peers import calls, envoy, haproxy, ours, wrk
 from load.peers.account import maps_library_of
 from load.peers.certificates import Identities
 from load.peers.figures import COMPILED, HAPROXY, PURE, REFERENCE
 from load.peers.hop import Hop
 from load.peers.processes import Process, Processes, StartError, free_port
 from load.peers.tools import NATIVE, Tools
-from load.peers.wrk import Load
 
 NAMES: Final = ("bench", "backend", "client")
 """Identities: the sidecar, the far sidecar of a pair, the load."""
 _SMALL: Final = "/items/7"
 _LARGE: Final = "/1m/body"
+_STREAMS: Final = 32
+"""On each connection of an HTTP/2 case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,19 @@ class Case:
     mtls_in: bool
     pair: bool = False
     fresh: bool = False
+    http2: str = ""
+    """The kind of load by HTTP/2, in and out; empty: HTTP/1.1 by wrk."""
 
 
 CASES: Final = (
     Case("plain", "HTTP/1.1 plain in, plain out; 1 KiB answers, 8 fields", "request", 64, _SMALL, mtls_in=False),
     Case("fresh", "as plain, a new trace id in every request", "request", 64, _SMALL, mtls_in=False, fresh=True),
     Case("mtls", "HTTP/1.1 mTLS in, plain out; 1 KiB answers, 8 fields", "request", 64, _SMALL, mtls_in=True),
-    Case("pair", "two sidecars, mTLS between (Envoy, HAProxy: HTTP/2 hop)", "request", 64, _SMALL, mtls_in=False, pair=True),
+    Case("pair", "two sidecars, HTTP/1.1 in and out, HTTP/2 over mTLS between", "request", 64, _SMALL, mtls_in=False, pair=True),
+    Case("h2", "HTTP/2 plain in, plain out; 1 KiB answers, 8 fields", "request", 16, _SMALL, mtls_in=False, http2=calls.GET),
+    Case("h2mtls", "HTTP/2 mTLS in, plain out; 1 KiB answers, 8 fields", "request", 16, _SMALL, mtls_in=True, http2=calls.GET),
+    Case("grpc", "gRPC unary, HTTP/2 plain in and out; 64 octets each way", "call", 16, "", mtls_in=False, http2=calls.UNARY),
+    Case("bidi", "gRPC streams, HTTP/2 plain in and out; 64 octets there and back", "message", 16, "", mtls_in=False, http2=calls.BIDI),
     Case("body", "1 MiB answers, mTLS in", "MiB", 8, _LARGE, mtls_in=True),
     Case("idle", "just started, nothing asked", "", 0, "", mtls_in=True),
 )
@@ -54,7 +61,7 @@ class Running:
 
     processes: tuple[Process, ...]
     """Those whose cost is counted."""
-    load: Load
+    load: wrk.Load | calls.Calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,9 @@ class Bench:
     sidecar: tuple[str, ...]
     """The command that `run -c FILE` is added to."""
     backend: int
-    """Port of the module."""
+    """Port of the module, HTTP/1.1."""
+    h2_backend: int
+    """Port of the module that speaks HTTP/2."""
     collector: int
     """Port of what takes spans."""
     proxy_core: int
@@ -90,10 +99,25 @@ class Bench:
         started = tuple(self._start_peer(contender, f"{tag}-{number}", hop) for number, hop in enumerate(hops))
         return Running(started, _load(case, hops[-1].port))
 
+    def load(self, running: Running, secs: int) -> wrk.Outcome:
+        """Loads a contender for `secs` seconds.
+
+        Raises:
+            wrk.LoadError: The load did not do its work.
+        """
+        if isinstance(running.load, calls.Calls):
+            return calls.run(self.tools.calls, running.load, self.identities, secs, self.load_core)
+        return wrk.run(self.tools.wrk, self.tools.client_certificate, running.load, self.identities, secs, self.load_core)
+
+    def _module(self, case: Case) -> int:
+        return self.h2_backend if case.http2 else self.backend
+
     def _hops(self, case: Case) -> Sequence[Hop]:
         """The hops of a peer, the one nearest to the module first."""
         if not case.pair:
-            return [Hop(free_port(), self.backend, accepts_as="bench" if case.mtls_in else None)]
+            both = bool(case.http2)
+            accepts_as = "bench" if case.mtls_in else None
+            return [Hop(free_port(), self._module(case), accepts_as=accepts_as, http2_in=both, http2_out=both)]
         far = Hop(free_port(), self.backend, accepts_as="backend", http2_in=True)
         return [far, Hop(free_port(), far.port, calls_as="bench", expects="backend", http2_out=True)]
 
@@ -113,8 +137,17 @@ class Bench:
     def _start_ours(self, case: Case, name: str, env: dict[str, str]) -> Running:
         inbound, outbound = free_port(), free_port()
         if not case.pair:
+            module = self._module(case)
             near = ours.Sidecar(
-                "bench", self.backend, inbound, outbound, calls="backend", at=self.backend, collector=self.collector, plain=True
+                "bench",
+                module,
+                inbound,
+                outbound,
+                calls="backend",
+                at=module,
+                collector=self.collector,
+                plain=True,
+                http2=bool(case.http2),
             )
             process = self._start_sidecar(name, near, env)
             return Running((process,), _load(case, inbound if case.mtls_in else outbound))
@@ -144,6 +177,9 @@ def default_sidecar() -> tuple[str, ...]:
     return (str(Path(sys.executable).with_name("flui")),)
 
 
-def _load(case: Case, port: int) -> Load:
+def _load(case: Case, port: int) -> wrk.Load | calls.Calls:
+    client = "client" if case.mtls_in else None
+    if case.http2:
+        return calls.Calls(port, case.http2, case.connections, _STREAMS, client)
     scheme = "https" if case.mtls_in else "http"
-    return Load(f"{scheme}://127.0.0.1:{port}{case.path}", case.connections, "client" if case.mtls_in else None, case.fresh)
+    return wrk.Load(f"{scheme}://127.0.0.1:{port}{case.path}", case.connections, client, case.fresh)

@@ -121,13 +121,16 @@ LIMITS: Final = (
     *(
         Limit(case, contender, figure, at_most, of)
         for case, figure, at_most, of in (
-            ("pair", CPU, 0.85, cpu),
             ("body", CPU, 1.15, cpu),
             ("plain", P99, 1.3, tail),
             ("mtls", P99, 1.3, tail),
             ("pair", P99, 1.3, tail),
         )
         for contender in (PURE, COMPILED)
+    ),
+    *(
+        Limit(case, COMPILED, CPU, at_most, cpu)
+        for case, at_most in (("pair", 0.75), ("h2", 0.8), ("h2mtls", 0.8), ("grpc", 0.8), ("bidi", 1.0))
     ),
     *(Limit("idle", contender, "RSS, MiB", 60.0, memory, relative=False) for contender in (PURE, COMPILED)),
 )

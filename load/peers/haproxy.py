@@ -16,9 +16,13 @@ def config(hop: Hop, identities: Identities) -> str:
     if hop.accepts_as is not None:
         bind += f" ssl crt {identities.pair(hop.accepts_as)} ca-file {identities.ca} verify required ssl-min-ver TLSv1.3"
         bind += f" alpn {'h2' if hop.http2_in else 'http/1.1'}"
+    elif hop.http2_in:
+        bind += " proto h2"
     if hop.calls_as is not None:
         server += f" ssl crt {identities.pair(hop.calls_as)} ca-file {identities.ca} verify required"
         server += f" alpn {'h2' if hop.http2_out else 'http/1.1'}"
+    elif hop.http2_out:
+        server += " proto h2"
     return f"""\
 global
   nbthread 1

@@ -14,6 +14,7 @@ from load.peers.envoy import RULES
 
 _SUN_PATH: Final = 107
 """Octets of a Unix socket's path that Linux takes (unix(7)); a checkout may lie deeper than that."""
+_ADMITTED: Final = (("client", "bench"), ("bench", "backend"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Sidecar:
     """Port of what takes its spans."""
     plain: bool
     """That service has no sidecar: plain text. Else mTLS, and it must prove its name."""
+    http2: bool = False
+    """Module and plain service speak HTTP/2 with prior knowledge."""
 
 
 def config(sidecar: Sidecar, folder: Path, certs: Path, policy: Path) -> str:
@@ -52,10 +55,13 @@ def config(sidecar: Sidecar, folder: Path, certs: Path, policy: Path) -> str:
     called: dict[str, object] = {"endpoints": [f"127.0.0.1:{sidecar.at}"], "rate": limit, "concurrency": concurrency}
     if sidecar.plain:
         called |= {"plaintext": True, "health": health}
+    if sidecar.plain and sidecar.http2:
+        called["protocol"] = "http2"
+    scheme = "h2c" if sidecar.http2 else "http"
     return yaml.dump(
         {
             "service": sidecar.service,
-            "app": {"url": f"http://127.0.0.1:{sidecar.app}", "rate": limit, "concurrency": concurrency, "health": health},
+            "app": {"url": f"{scheme}://127.0.0.1:{sidecar.app}", "rate": limit, "concurrency": concurrency, "health": health},
             "inbound": f"127.0.0.1:{sidecar.inbound}",
             "outbound": {"address": f"127.0.0.1:{sidecar.outbound}", "authorize": True},
             "admin": socket if len(os.fsencode(socket)) <= _SUN_PATH else "127.0.0.1:0",
@@ -98,6 +104,5 @@ def policy_rows() -> list[str]:
     """Rows in Casbin's format; the ones that admit come last: the load calling `bench`, and `bench` calling `backend`."""
     return [
         *(f"p, {spiffe_id(f'svc{number}')}, bench, GET, /svc{number}/*" for number in range(RULES - 1)),
-        f"p, {spiffe_id('client')}, bench, GET, /*",
-        f"p, {spiffe_id('bench')}, backend, GET, /*",
+        *(f"p, {spiffe_id(caller)}, {called}, {action}, /*" for caller, called in _ADMITTED for action in ("GET", "CALL")),
     ]

@@ -49,15 +49,15 @@ def main(name: str, secs: int, top: int, native: bool) -> None:
     write_policy(folder / "policy", ROOT / "policy" / "model.conf")
     sidecar = (sys.executable, "-m", "load.peers.sampler", str(folder))
     with Processes(folder) as processes:
-        port = free_port()
+        port, h2_port, spans = free_port(), free_port(), free_port()
         processes.start("backend", [tools.backend, str(port)], cores[-1], [port])
-        spans = free_port()
+        processes.start("h2backend", [tools.h2_backend, str(h2_port)], cores[-1], [h2_port])
         processes.start("collector", [sys.executable, "-m", "load.peers.collector", str(spans)], cores[-1], [spans])
         identities = make(folder / "certs", NAMES)
-        bench = Bench(folder, tools, processes, identities, folder / "policy", sidecar, port, spans, cores[0], cores[-1])
+        bench = Bench(folder, tools, processes, identities, folder / "policy", sidecar, port, h2_port, spans, cores[0], cores[-1])
         try:
             running = bench.start(case, COMPILED if native else PURE)
-            outcome = wrk.run(tools.wrk, tools.client_certificate, running.load, bench.identities, secs, cores[-1])
+            outcome = bench.load(running, secs)
         except (StartError, wrk.LoadError) as error:
             raise click.ClickException(str(error)) from error
     _show(folder, outcome, top)

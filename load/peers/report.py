@@ -100,7 +100,7 @@ def about_text(about: About) -> str:
 def verdict_text(verdict: Verdict) -> str:
     """One acceptance line."""
     limit = verdict.limit
-    what = f"{limit.case:<5}  {limit.contender:<13}  {limit.figure} ≤ {limit.at_most:g}"
+    what = f"{limit.case:<6}  {limit.contender:<13}  {limit.figure} ≤ {limit.at_most:g}"
     if verdict.measured is None:
         return f"{'not run' if verdict.excused else 'FAIL   '}  {what}: {'left out' if verdict.excused else 'nothing was measured'}"
     errors = f"; {verdict.errors} errors" if verdict.errors else ""

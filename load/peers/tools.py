@@ -19,6 +19,10 @@ _PATH: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where Debian puts haproxy; not on everyone's PATH."""
 
 
+CALLS_NEEDS: Final = ("-l:libnghttp2.so.14", "-l:libssl.so.3", "-l:libcrypto.so.3")
+"""Part of every Debian that has curl; no headers of them are needed."""
+
+
 class MissingError(Exception):
     """Without this nothing can be measured; the text says how to get it."""
 
@@ -30,8 +34,11 @@ class Tools:
     wrk: str
     envoy: str
     backend: str
+    h2_backend: str
     client_certificate: str
     """Library that makes wrk show a client certificate."""
+    calls: str
+    """The load of the HTTP/2 cases."""
     haproxy: str | None
 
 
@@ -46,10 +53,10 @@ def find(envoy: Path | None, *, peers: bool = True) -> Tools:
         MissingError: No wrk, no Envoy, or nothing to compile the backend with.
     """
     missing = []
-    wrk, compiler = shutil.which("wrk"), shutil.which("cc") or shutil.which("gcc")
+    wrk = shutil.which("wrk")
     if wrk is None:
         missing.append("missing: wrk (apt-get install wrk)")
-    if compiler is None:
+    if not (shutil.which("cc") or shutil.which("gcc")):
         missing.append("missing: cc (apt-get install gcc libc6-dev)")
     binary = ""
     if peers:
@@ -57,13 +64,16 @@ def find(envoy: Path | None, *, peers: bool = True) -> Tools:
             binary = str(envoy or _envoy())
         except MissingError as error:
             missing.append(str(error))
-    if missing or wrk is None or compiler is None:
+    if missing or wrk is None:
         raise MissingError("\n".join(missing))
+    binaries = CACHE / "bin"
     return Tools(
         wrk=wrk,
         envoy=binary,
-        backend=_built(compiler, "backend.c", "backend"),
-        client_certificate=_built(compiler, "clientcert.c", "clientcert.so", "-shared", "-fPIC", "-ldl"),
+        backend=build("backend.c", binaries),
+        h2_backend=build("h2backend.c", binaries),
+        client_certificate=build("clientcert.c", binaries, "-shared", "-fPIC", "-ldl"),
+        calls=build("calls.c", binaries, *CALLS_NEEDS),
         haproxy=shutil.which("haproxy") or shutil.which("haproxy", path=_PATH),
     )
 
@@ -87,16 +97,29 @@ def version(*argv: str) -> str:
     return next(iter((done.stdout + done.stderr).strip().splitlines()), "").strip()
 
 
-def _built(compiler: str, source: str, target: str, *flags: str) -> str:
-    path = CACHE / "bin" / target
-    if path.exists() and path.stat().st_mtime >= (_HERE / source).stat().st_mtime:
+def build(source: str, folder: Path, *flags: str) -> str:
+    """Compiles one of our C programs unless that was done; says where the result is.
+
+    Args:
+        source: A file beside this one.
+        folder: For the result, which is called like the source without `.c`, or with `.so` for a library.
+        flags: Added to the compiler's.
+
+    Raises:
+        MissingError: It does not compile.
+    """
+    path = folder / Path(source).with_suffix(".so" if "-shared" in flags else "")
+    changed = max(file.stat().st_mtime for file in (_HERE / source, _HERE / "h2.h"))
+    if path.exists() and path.stat().st_mtime >= changed:
         return str(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    compiler = shutil.which("cc") or "gcc"
     done = subprocess.run(
         [compiler, "-O2", "-Wall", "-o", str(path), str(_HERE / source), *flags], capture_output=True, text=True, timeout=60, check=False
     )
     if done.returncode:
-        raise MissingError(f"missing: {target}, which does not compile: {done.stderr.strip()[-400:]}")
+        needs = " (apt-get install libnghttp2-14 libssl3)" if flags[-3:] == CALLS_NEEDS else ""
+        raise MissingError(f"missing: {path.name}, which does not compile{needs}: {done.stderr.strip()[-400:]}")
     return str(path)
 
 

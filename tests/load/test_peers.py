@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import _ssl
+import contextlib
+import dataclasses
 import json
 import os
 import socket
 import ssl
-import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
+import grpc
+import h2.config
+import h2.connection
+import h2.events
 import pytest
 import yaml
 from hypothesis import given
@@ -19,13 +26,14 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from load.peers import certificates, envoy, haproxy, ours, report, wrk
+from load.peers import calls, certificates, envoy, haproxy, ours, report, wrk
 from load.peers.account import cpu_ns, maps_library_of, resident_octets, tree
 from load.peers.cases import CASES
 from load.peers.figures import COMPILED, HAPROXY, LIMITS, PURE, REFERENCE, Run, cpu, judge, ratio, spread
 from load.peers.hop import Hop
 from load.peers.processes import Processes, StartError, free_port
 from load.peers.profile import self_time
+from load.peers.tools import CALLS_NEEDS, build
 
 SAID = """Running 4s test @ http://127.0.0.1:21000/items/7
   1 threads and 64 connections
@@ -62,6 +70,24 @@ class TestWrk:
 
     def test_a_request_has_eight_fields_with_its_host(self) -> None:
         assert len({field.partition(":")[0].lower() for field in wrk.FIELDS} | {"host"}) == 8
+
+
+class TestCalls:
+    def test_figures_are_read(self) -> None:
+        said = '{"requests": 672998, "secs": 1.0001, "p50_ms": 0.40, "p99_ms": 4.19, "errors": 3}\n'
+        assert calls.parse(said) == wrk.Outcome(requests=672998, duration_s=1.0001, p50_ms=0.4, p99_ms=4.19, errors=3)
+
+    @pytest.mark.parametrize("said", ["", "[]", '{"requests": 1}', '{"requests": "x", "secs": 1, "p50_ms": 1, "p99_ms": 1, "errors": 0}'])
+    def test_a_figure_that_is_not_there_is_an_error_not_a_nought(self, said: str) -> None:
+        with pytest.raises(wrk.LoadError):
+            calls.parse(said)
+
+    @pytest.mark.parametrize("kind", [calls.GET, calls.UNARY, calls.BIDI])
+    def test_a_request_has_eight_lower_case_fields_with_its_authority_and_one_of_them_varies(self, kind: str) -> None:
+        names = [field.partition(":")[0] for field in calls.fields(kind)]
+        assert len({*names, ":authority"}) == 8
+        assert [name.lower() for name in names] == names
+        assert [field for field in calls.fields(kind) if field.endswith(": *")] == ["flui-key: *"]
 
 
 class TestFigures:
@@ -141,8 +167,19 @@ class TestEnvoy:
         assert outside["validation_context"]["match_typed_subject_alt_names"][0]["matcher"] == {"exact": "spiffe://bench/backend"}
         assert outside["alpn_protocols"] == ["h2"]
 
+    def test_a_plain_hop_speaks_http_2_by_prior_knowledge(self, tmp_path: Path) -> None:
+        text = envoy.config(Hop(1, 2, http2_in=True, http2_out=True), certificates.Identities(tmp_path))
+        assert '"codec_type": "HTTP2"' in text
+        assert "http2_protocol_options" in text
+        assert "tls" not in text
+
 
 class TestHaproxy:
+    def test_a_plain_hop_speaks_http_2_by_prior_knowledge(self, tmp_path: Path) -> None:
+        text = haproxy.config(Hop(1, 2, http2_in=True, http2_out=True), certificates.Identities(tmp_path / "certs"))
+        assert "bind 127.0.0.1:1 proto h2\n" in text
+        assert "server up 127.0.0.1:2 maxconn 4000 proto h2\n" in text
+
     def test_tls_stands_only_where_the_hop_has_an_identity(self, tmp_path: Path) -> None:
         identities = certificates.Identities(tmp_path / "certs")
         assert "ssl" not in haproxy.config(Hop(1, 2), identities)
@@ -162,6 +199,16 @@ class TestOurs:
         assert (backend["endpoints"], backend["plaintext"]) == (["127.0.0.1:4"], True)
         assert read["tracing"]["endpoint"] == "http://127.0.0.1:5/v1/traces"
         assert read["access_log"] == "/dev/null"
+        assert "protocol" not in backend
+
+    def test_what_is_said_twice_is_written_out(self, tmp_path: Path) -> None:
+        """Our own reader takes no aliases."""
+        assert "*id" not in ours.config(self.sidecar, tmp_path, tmp_path, tmp_path)
+
+    def test_a_module_that_speaks_http_2_is_called_so(self, tmp_path: Path) -> None:
+        read = yaml.safe_load(ours.config(dataclasses.replace(self.sidecar, http2=True), tmp_path, tmp_path, tmp_path))
+        assert read["app"]["url"] == "h2c://127.0.0.1:1"
+        assert read["services"]["backend"]["protocol"] == "http2"
 
     def test_a_deep_checkout_has_its_admin_on_loopback(self, tmp_path: Path) -> None:
         short, deep = (
@@ -230,8 +277,8 @@ class TestReport:
 
     def test_a_verdict_says_bound_and_figure(self) -> None:
         lines = [report.verdict_text(verdict) for verdict in judge({"plain": self.results}, frozenset({COMPILED}))]
-        assert lines[0].startswith("FAIL     plain  flui           CPU ratio ≤ 0.7: 0.50 [0.50–0.50]; 1 errors")
-        assert lines[1].startswith("not run  plain  flui compiled")
+        assert lines[0].startswith("FAIL     plain   flui           CPU ratio ≤ 0.7: 0.50 [0.50–0.50]; 1 errors")
+        assert lines[1].startswith("not run  plain   flui compiled")
 
 
 class TestProcesses:
@@ -267,11 +314,9 @@ class TestProcesses:
 @pytest.mark.peers
 class TestBackend:
     def test_it_answers_pieces_and_pipelines_with_the_size_that_the_path_asks_for(self, tmp_path: Path) -> None:
-        source = Path(__file__).resolve().parents[2] / "load" / "peers" / "backend.c"
-        program, port = tmp_path / "backend", free_port()
-        subprocess.run(["cc", "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(source)], check=True, timeout=30)
+        program, port = build("backend.c", tmp_path, "-Wextra", "-Werror"), free_port()
         with Processes(tmp_path) as processes:
-            processes.start("backend", [str(program), str(port)], min(os.sched_getaffinity(0)), [port])
+            processes.start("backend", [program, str(port)], min(os.sched_getaffinity(0)), [port])
             with socket.create_connection(("127.0.0.1", port), timeout=5) as client, client.makefile("rb") as answers:
                 client.sendall(b"GET /items/7 HT")
                 client.sendall(b"TP/1.1\r\nHost: x\r\n\r\nGET /1m/body HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n\r\n")
@@ -284,6 +329,95 @@ def read_answer(answers: BinaryIO) -> int:
         if line.lower().startswith(b"content-length:"):
             length = int(line.partition(b":")[2])
     return len(answers.read(length))
+
+
+@contextlib.contextmanager
+def h2_backend(folder: Path) -> Iterator[int]:
+    port = free_port()
+    with Processes(folder) as processes:
+        processes.start("h2backend", [build("h2backend.c", folder, "-Wextra", "-Werror"), str(port)], min(os.sched_getaffinity(0)), [port])
+        yield port
+
+
+@pytest.mark.peers
+class TestH2Backend:
+    def conversation(self, port: int, *sends: tuple[bytes, list[bytes]]) -> list[list[tuple[str, object]]]:
+        """What comes back on each stream: a request per `(method, DATA of it)`, all on one connection, one frame after another."""
+        connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        connection.initiate_connection()
+        seen: dict[int, list[tuple[str, object]]] = {}
+        for number, (method, data) in enumerate(sends):
+            stream = 2 * number + 1
+            seen[stream] = []
+            head = [(":method", method), (":scheme", "http"), (":path", "/"), (":authority", "x"), ("te", "trailers")]
+            connection.send_headers(stream, head, end_stream=not data)
+            for octets in data:
+                connection.send_data(stream, octets, pad_length=3)
+            if data:
+                connection.end_stream(stream)
+        open_streams = set(seen)
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+            while open_streams:
+                client.sendall(connection.data_to_send())
+                octets = client.recv(65536)
+                assert octets, "it hung up"
+                for event in connection.receive_data(octets):
+                    match event:
+                        case h2.events.ResponseReceived() | h2.events.TrailersReceived():
+                            seen[event.stream_id].append(("fields", dict(event.headers)))
+                        case h2.events.DataReceived():
+                            seen[event.stream_id].append(("data", event.data))
+                            connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                        case h2.events.StreamEnded():
+                            open_streams.discard(event.stream_id)
+        return list(seen.values())
+
+    def test_a_request_gets_1_kib_and_a_call_gets_its_octets_and_trailers(self, tmp_path: Path) -> None:
+        """On one connection, so that the second answers are written out of the table that the first ones filled."""
+        call = (b"POST", [b"one", b"two" * 5000])
+        with h2_backend(tmp_path) as port:
+            seen = self.conversation(port, (b"GET", []), call, (b"GET", []), call)
+        for request in (seen[0], seen[2]):
+            assert request[0][1] == {":status": "200", "server": "backend", "content-type": "text/plain", "content-length": "1024"}
+            assert request[1:] == [("data", b"x" * 1024)]
+        for echo in (seen[1], seen[3]):
+            assert echo[0][1]["content-type"] == "application/grpc"
+            assert b"".join(octets for kind, octets in echo if kind == "data") == b"one" + b"two" * 5000
+            assert echo[-1] == ("fields", {"grpc-status": "0"})
+
+    def test_what_a_window_does_not_admit_waits(self, tmp_path: Path) -> None:
+        """300 answers of 1 KiB are five times the window of a connection (RFC 9113, 6.9.2)."""
+        with h2_backend(tmp_path) as port:
+            seen = self.conversation(port, *([(b"GET", [])] * 300))
+        assert {b"".join(octets for kind, octets in answer if kind == "data") for answer in seen} == {b"x" * 1024}
+
+
+@pytest.mark.peers
+class TestCallsProgram:
+    def run(self, folder: Path, port: int, kind: str) -> wrk.Outcome:
+        program = build("calls.c", folder, "-Wextra", "-Werror", *CALLS_NEEDS)
+        load = calls.Calls(port, kind, connections=2, streams=8, client=None)
+        return calls.run(program, load, certificates.Identities(folder), 1, min(os.sched_getaffinity(0)))
+
+    @pytest.mark.parametrize("kind", [calls.GET, calls.UNARY, calls.BIDI])
+    def test_every_answer_is_counted_and_fine(self, tmp_path: Path, kind: str) -> None:
+        with h2_backend(tmp_path) as port:
+            outcome = self.run(tmp_path, port, kind)
+        assert outcome.errors == 0
+        assert outcome.requests > 1000
+        assert 0 < outcome.p50_ms <= outcome.p99_ms
+
+    @pytest.mark.parametrize("kind", [calls.UNARY, calls.BIDI])
+    def test_a_refusal_is_no_answer(self, tmp_path: Path, kind: str) -> None:
+        """A real gRPC server that has no such method: HTTP status 200, grpc-status 12."""
+        server = grpc.server(ThreadPoolExecutor(2))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            with pytest.raises(wrk.LoadError, match=r"(?s)status 200, grpc-status 12, 0 octets.*too many errors"):
+                self.run(tmp_path, port, kind)
+        finally:
+            server.stop(None).wait()
 
 
 class TestAccount:

@@ -29,7 +29,7 @@ def flui(*arguments: object) -> Result:
 def test_check_of_a_good_policy_says_what_is_indexed(folder):
     result = flui("check", folder)
     assert result.exit_code == 0
-    assert "ok  8 rules, 2 grants, version " in result.stdout
+    assert "ok  11 rules, 2 grants, version " in result.stdout
     assert "indexed: object: pattern (fluiMatch)" in result.stdout
 
 

@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         """The sidecar writes the access log."""
 
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # an exception may be lost in a callback that ignores it
 server = ThreadingHTTPServer((HOST, PORT), Handler)
 print(f"web: http://{HOST}:{server.server_port} (twin)", file=sys.stderr, flush=True)
 server.serve_forever()
