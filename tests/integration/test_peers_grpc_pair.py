@@ -84,7 +84,9 @@ def answers(said):
 
 
 def test_grpcurl_makes_calls_of_all_four_kinds(shop):
-    assert answers(grpcurl(shop, "Reserve", {"item": "pear", "quantity": 2})[1]) == [{"item": "pear", "left": "98", "principal": "spiffe://shop/web"}]
+    assert answers(grpcurl(shop, "Reserve", {"item": "pear", "quantity": 2})[1]) == [
+        {"item": "pear", "left": "98", "principal": "spiffe://shop/web"}
+    ]
     assert [answer["left"] for answer in answers(grpcurl(shop, "Watch", {"item": "pear", "most": 5})[1])] == ["5", "4", "3", "2", "1"]
     many = [{"item": "pear", "quantity": n} for n in range(1, 41)]
     assert answers(grpcurl(shop, "Restock", *many)[1]) == [{"deliveries": 40, "quantity": str(sum(range(41)))}]

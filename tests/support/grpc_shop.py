@@ -112,7 +112,7 @@ class Shop(grpc.GenericRpcHandler):
         self.cancelled = threading.Event()
         """Some call was ended by its caller before it was answered."""
         self.cancelled_at = 0.0
-        """When; monotonic seconds."""
+        """When it was over; monotonic seconds."""
         self.begun = threading.Event()
         """Some call has begun."""
         self.address: Address
@@ -122,7 +122,7 @@ class Shop(grpc.GenericRpcHandler):
         self._pool = ThreadPoolExecutor(64)
         self._server = grpc.server(self._pool, options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((self,))
-        self.address = Address(self._at.host, self._server.add_insecure_port(str(self._at)))
+        self.address = Address(self._at.host, self._server.add_insecure_port(f"{self._at.host}:{self._at.port}"))
         self._server.start()
         return self
 
@@ -147,21 +147,25 @@ class Shop(grpc.GenericRpcHandler):
         if remaining is not None and remaining < 1e6:
             metadata["left"] = f"{remaining:.3f}"
         self.metadata.append(metadata)
-        context.add_callback(lambda: self._over(context))
         self.begun.set()
         return metadata
 
-    def _over(self, context: grpc.ServicerContext) -> None:
-        if getattr(context, "code", lambda: None)() is None and not getattr(context, "answered", False):
-            self.cancelled_at = time.monotonic()
-            self.cancelled.set()
-
     def _wait(self, context: grpc.ServicerContext, seconds: float | None) -> None:
         over = threading.Event()
-        context.add_callback(over.set)
-        began = time.monotonic()
-        while not over.is_set() and not self._stopping.is_set() and (seconds is None or time.monotonic() - began < seconds):
-            over.wait(0.02)
+
+        def ended() -> None:
+            self.cancelled_at = time.monotonic()
+            over.set()
+
+        context.add_callback(ended)
+        until = None if seconds is None else time.monotonic() + seconds
+        while not self._stopping.is_set():
+            left = 1.0 if until is None else until - time.monotonic()
+            if left <= 0:
+                return
+            if over.wait(min(left, 1.0)):
+                self.cancelled.set()
+                return
 
     def _reserve(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         metadata = self._enter(context)
