@@ -59,6 +59,7 @@ class RawCaller:
     """One connection, blocking."""
 
     def __init__(self, sock: socket.socket, settings: list[tuple[int, int]] | None = None) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = sock
         self._in = b""
         self._decoder = hpack.Decoder()
@@ -111,11 +112,27 @@ class RawCaller:
                 yield found
             try:
                 more = self.socket.recv(1 << 16)
+            except ssl.SSLWantReadError:
+                raise
             except (ConnectionError, ssl.SSLError):
                 return
             if not more:
                 return
             self._in += more
+
+    def waiting(self) -> list[Frame]:
+        """What has come by now."""
+        found = []
+        before = self.socket.gettimeout()
+        self.socket.settimeout(0.0)
+        try:
+            for one in self.frames():
+                found.append(one)  # noqa: PERF402  what came before nothing more is there counts
+        except (BlockingIOError, ssl.SSLWantReadError):
+            pass
+        finally:
+            self.socket.settimeout(before)
+        return found
 
     def until(self, wanted: Callable[[Frame], object]) -> Frame:
         """The first frame that is wanted; fails when the connection ends before."""

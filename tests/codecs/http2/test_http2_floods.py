@@ -7,8 +7,9 @@ import pytest
 from http2_talk import GET, POST, body, frame, goaways, head, heard, resets, server
 
 from flui.codecs.http2 import Bounds, frames
+from flui.codecs.http2.bounds import MESH
 from flui.model.config import Limits
-from flui.model.events import UNKNOWN, Data, RequestHead, Reset, ResponseHead
+from flui.model.events import UNKNOWN, Data, End, RequestHead, Reset, ResponseHead
 from flui.model.fault import Fault
 from flui.model.units import KIB, MIB
 from support.rig import reset
@@ -41,6 +42,39 @@ def test_c1_resets_that_are_far_apart_are_no_flood():
         codec.receive(head(stream, encoder=encoder) + frames.rst_stream(stream, 8))
         codec.take()
     assert not codec.closing
+
+
+def resetting(codec, rounds, *, age_s=0.0, answered=0):
+    """Exchanges that are reset at some age, with so many answered beside each; how many were reset before the connection ended."""
+    encoder, stream = hpack.Encoder(), 1
+    for n in range(rounds):
+        codec.tick(n * 0.001)
+        codec.receive(head(stream, encoder=encoder))
+        codec.tick(n * 0.001 + age_s)
+        codec.receive(frames.rst_stream(stream, 8))
+        stream += 2
+        for _ in range(answered):
+            codec.receive(head(stream, encoder=encoder))
+            codec.send(ResponseHead(stream, 204, [], 0))
+            codec.send(End(stream))
+            stream += 2
+        codec.events()
+        codec.take()
+        if codec.closing:
+            return n + 1
+    return rounds
+
+
+def test_c1_one_that_speaks_for_many_callers_may_not_reset_rapidly_either():
+    """Between sidecars there may be many resets, for each caller may give up; a thousand at once and nothing else is an attack."""
+    assert resetting(server(bounds=Bounds(resets=10_000)), 1_000) == 100
+    assert resetting(server(bounds=MESH), 2_000) == 1_000
+
+
+def test_c1_callers_that_give_up_among_others_or_late_are_no_attack():
+    assert resetting(server(bounds=MESH), 2_000, answered=2) == 2_000
+    assert resetting(server(bounds=MESH), 2_000, age_s=0.3) == 2_000
+    assert resetting(server(bounds=MESH), 20_000, age_s=0.3) == 10_000
 
 
 OFFENCES = {

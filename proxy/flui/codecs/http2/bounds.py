@@ -21,6 +21,11 @@ class Bounds:
     resets: int = 100
     """Exchanges that may end before their answer, by the peer's reset or by its fault, in `resets_s` seconds (C1, C2)."""
     resets_s: float = 30.0
+    rapid_resets: int = 100
+    """Of them, those of exchanges younger than `rapid_s`, once they outnumber the exchanges that were answered meanwhile: where no
+    exchange lives long, the limit of exchanges at a time is none (C1, C2)."""
+    rapid_s: float = 0.25
+    """Less than any deadline that a caller sets in earnest: who gives up after it cannot do so faster than `streams` in as long."""
     block_frames: int = 8
     """HEADERS and CONTINUATION frames of one field block (C3); their octets are bounded by `Limits.head_octets`."""
     decoded_octets: int = 64 * KIB
@@ -44,19 +49,35 @@ class Bounds:
     """Answers that wait for the peer's window; past it new exchanges are refused (C7)."""
 
 
-MESH: Final = Bounds(resets=10_000)
+MESH: Final = Bounds(resets=10_000, rapid_resets=1_000)
 """For connections between sidecars: who proved to be of the mesh speaks for many callers, and each of them may give up."""
 
 
 class Floods:
     """Counts what a peer does in vain."""
 
-    __slots__ = ("_bounds", "_resets", "_since", "control_frames", "control_octets", "counts", "idle_frames", "now")
+    __slots__ = (
+        "_bounds",
+        "_rapid",
+        "_rapid_since",
+        "_resets",
+        "_since",
+        "answered",
+        "control_frames",
+        "control_octets",
+        "counts",
+        "idle_frames",
+        "now",
+    )
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._resets: deque[float] = deque()
         self._since = 0.0
+        self._rapid = 0
+        self._rapid_since = 0.0
+        self.answered = 0
+        """Exchanges that were answered in the time for which rapid resets are counted."""
         self.now = 0.0
         """Monotonic seconds, as the owner of the connection last said."""
         self.counts: dict[str, int] = {}
@@ -70,14 +91,27 @@ class Floods:
         """One more of `name`."""
         self.counts[name] = self.counts.get(name, 0) + 1
 
-    def is_reset_too_often(self) -> bool:
-        """An exchange ended before its answer, for which the peer is to blame; True: that was one too many."""
+    def is_reset_too_often(self, begun_at: float) -> bool:
+        """An exchange ended before its answer, for which the peer is to blame; True: that was one too many.
+
+        Args:
+            begun_at: When it began; monotonic seconds.
+        """
         now = self.now
+        bounds = self._bounds
         resets = self._resets
-        while resets and now - resets[0] > self._bounds.resets_s:
+        while resets and now - resets[0] > bounds.resets_s:
             resets.popleft()
         resets.append(now)
-        return len(resets) >= self._bounds.resets
+        if len(resets) >= bounds.resets:
+            return True
+        if now - begun_at >= bounds.rapid_s:
+            return False
+        if now - self._rapid_since > bounds.resets_s:
+            self._rapid_since = now
+            self._rapid = self.answered = 0
+        self._rapid += 1
+        return self._rapid >= bounds.rapid_resets and self._rapid > self.answered
 
     def is_idle_too_long(self) -> bool:
         """A frame came that carries nothing; True: that was one too many."""

@@ -25,6 +25,7 @@ from flui.model.fault import Fault
 
 _BLOCKS: Final = 64
 _BLOCK_OCTETS: Final = 1024
+_LONG_AGO: Final = float("-inf")
 _LEAVING: Final = b"flui-bye"
 """Octets of the PING between the two steps of leaving."""
 DEFAULT_BOUNDS: Final = Bounds()
@@ -199,6 +200,7 @@ class Http2Server(Connection):
         stream = Stream(number, self._initial_out, self._initial_in)
         stream.head_octets = known.octets
         stream.headed = True
+        stream.begun_at = self._floods.now
         self._heads_octets += known.octets
         self._streams[number] = stream
         self._floods.idle_frames = 0
@@ -292,12 +294,12 @@ class Http2Server(Connection):
         del code
         self._drop(stream, BY_PEER)
         self._events.append(Reset(stream.number, Fault.CALLER_GONE))
-        if self._floods.is_reset_too_often():
+        if self._floods.is_reset_too_often(_LONG_AGO if stream.answered else stream.begun_at):
             raise Broken(frames.ENHANCE_YOUR_CALM, "rapid_reset")  # threats C1
 
     def _refuse(self, number: int, code: int, name: str) -> None:
         super()._refuse(number, code, name)
-        if self._floods.is_reset_too_often():
+        if self._floods.is_reset_too_often(self._floods.now):
             raise Broken(frames.ENHANCE_YOUR_CALM, "made_you_reset")  # threats C2
 
     def _blame(self, stream: Stream) -> Fault | None:
@@ -319,6 +321,7 @@ class Http2Server(Connection):
         if status < 200:
             return
         stream.answered = True
+        self._floods.answered += 1
         if status == 204 or status == 304:
             stream.mute = True
         if not stream.in_open and stream.held:

@@ -13,6 +13,7 @@ class Stream:
 
     __slots__ = (
         "answered",
+        "begun_at",
         "bodiless",
         "body",
         "credit_due",
@@ -79,6 +80,8 @@ class Stream:
         """Interim responses so far."""
         self.answered = False
         """The final response head is said."""
+        self.begun_at = 0.0
+        """When its head came; monotonic seconds."""
         self.bodiless = False
         """The response that comes has no content, whatever its head says."""
         self.mute = False
