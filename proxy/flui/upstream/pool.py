@@ -377,14 +377,10 @@ class ClusterPool:
             opening = self._openings[member] = Opening()
         try:
             connection = await connect(self, member, cluster, self._credentials, self._limits, self._timeouts.connect_s)
-        except DialError as error:
-            self._dialled(error.fault.value)
-            self._opened(member, opening, None, error)
-            self._wake()
-            raise
-        except BaseException:
-            self._dialled("failed")
-            self._opened(member, opening, None, None)
+        except BaseException as error:
+            failure = error if isinstance(error, DialError) else None
+            self._dialled("failed" if failure is None else failure.fault.value)
+            self._opened(member, opening, None, failure)
             self._wake()
             raise
         self._all.add(connection)
