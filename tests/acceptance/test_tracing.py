@@ -15,7 +15,7 @@ from flui.runtime import configfile
 from flui.telemetry import families as of
 from flui.telemetry.otlp import BATCH, QUEUE
 from support.collector import Answer, Collector
-from support.mesh import Mesh, answers, until
+from support.mesh import Caller, Mesh, address_of, answers, process, ready, until
 from support.mixed import head
 from support.pki import wall_clock
 
@@ -379,6 +379,7 @@ import sys
 class Missing:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] == "opentelemetry":
+            print("opentelemetry was looked for", file=sys.stderr)
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
@@ -391,7 +392,8 @@ def bare(tmp_path):
     """The environment of a Python in which OpenTelemetry is not installed."""
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK)
-    return {**os.environ, "PYTHONPATH": str(tmp_path / "hook")}
+    paths = [str(tmp_path / "hook"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 @pytest.mark.slow
@@ -409,6 +411,28 @@ def test_tracing_without_its_packages_is_refused_with_what_to_install(tmp_path, 
     assert "install flui-mesh[otel]" in done.stderr
     assert "opentelemetry" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_without_tracing_its_packages_are_never_looked_for(tmp_path, bare):
+    """Who does not ask for spans needs none of them, and does not pay for importing them."""
+    mesh = Mesh(tmp_path / "mesh")
+
+    async def story():
+        stock = await mesh.backend()
+        file = mesh.prepare("web", services=f"  stock: {{endpoints: ['{stock.address}'], plaintext: true}}")
+        with process("-m", "flui", "run", "-c", file, env=bare) as started:
+            outbound = address_of((await asyncio.to_thread(ready, started))["outbound"])
+            caller = await Caller.to(outbound)
+            answer = await caller.ask(get("/items/7", "stock", traceparent=SAMPLED))
+            caller.close()
+            assert (answer.status, stock.requests[0].get(b"traceparent")) == (200, SAMPLED.encode())
+            started.terminate()
+            _, said = await asyncio.to_thread(started.communicate, timeout=10)
+        assert started.returncode == 0
+        assert b"opentelemetry" not in said
+
+    mesh.run(story())
 
 
 def test_an_endpoint_on_another_machine_is_refused(tmp_path):

@@ -154,6 +154,7 @@ class Exchange:
 
     def _attach(self, connection: Upstream, now: float) -> None:
         self.splice.endpoint = connection.member.label
+        connection.member.total += 1
         self.up = connection
         connection.owner = self
         self.splice.attach(connection.codec, now)
@@ -200,6 +201,7 @@ class Exchange:
                 return
             pool.leave(member)
             if fault is Fault.CIRCUIT_OPEN:
+                self.splice.endpoint = b""  # nobody was asked
                 self.down.relay.tripped(pool.cluster.name, "pending")
                 self.splice.fail(fault)
                 return

@@ -114,6 +114,7 @@ class _Copy:
         splice = self._splice
         self._up = connection
         connection.owner = self
+        connection.member.total += 1
         self._relay.meters.count(MIRRORED, self._pool.cluster.name, "sent")
         self._stream = splice.say(connection.codec, now)
         for event in splice.kept():
