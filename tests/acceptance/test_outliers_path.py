@@ -306,6 +306,36 @@ def test_a_reload_adds_an_endpoint_that_gets_nothing_before_its_first_check_and_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_endpoints_that_are_restarted_in_turn_fail_nobody(tmp_path, count):
+    """Connections are cut and nobody listens for a while: what was under way goes elsewhere, if the budget of retries is as large as that."""
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        async with stage(mesh, count, rules=f"{FAST}, retry_budget: {{least: 64}}") as (replicas, web):
+            pace = Pace(web.outbound, "stock", PER_S)
+            pace.start()
+            await until(lambda: min(replica.count() for replica in replicas) > 30, "all are used")
+            cut = 0
+            for replica in replicas:
+                cut += sum(not connection.idle for connection in replica.connections)
+                await replica.refuse()
+                sent = pace.sent
+                await until(lambda sent=sent: pace.sent > sent + 90, "the others serve for a third of a second")
+                await replica.listen()
+                seen = replica.count()
+                await until(lambda replica=replica, seen=seen: replica.count() > seen + 20, "it serves again", 10)
+            await pace.stop()
+            retries = metric(web, "flui_retries_total")
+            print(f"{count} endpoints: {pace.statuses()}, {cut} under way when cut; {retries}")
+            assert pace.statuses().keys() == {200}
+            assert retries["stock", "sent"] >= cut
+            assert not retries.get(("stock", "over_budget"), 0)
+
+    mesh.run(story(), 40)
+
+
+@pytest.mark.slow
 def test_a_request_is_answered_even_when_every_endpoint_is_thought_to_be_out(tmp_path):
     """Both restart at the same moment: with nobody listening it is 502, and the first that listens is found at once."""
     mesh = Mesh(tmp_path)

@@ -98,11 +98,11 @@ def test_three_times_the_capacity_in_short(tmp_path):
         await stretch(3.0)
         most = 0
         await stretch(3.0)
+        print(f"{seen}, at most {most} in the module, limit {pool_of(orders).guard.limiter.limit}")
         assert seen["high", 200] > 50
         assert ("high", 503) not in seen
         assert seen["normal", 503] > seen["normal", 200]
         assert seen["high", 200] + seen["normal", 200] >= 0.6 * 3.0 * 4 / 0.04
-        print(f"{seen}, at most {most} in the module, limit {pool_of(orders).guard.limiter.limit}")
         assert pool_of(orders).guard.limiter.limit <= 12, "of 16 to begin with"
         await until(lambda: is_clean(orders), "nothing is left")
         for caller in idle:

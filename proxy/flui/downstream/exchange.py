@@ -440,10 +440,11 @@ class Exchange:
     def finish(self, now: float) -> None:
         """Gives back what was borrowed. The splice is done."""
         pool = self.pool
+        splice = self.splice
         if pool is None:
+            splice.retrier = None  # see below
             return
         up = self.up
-        splice = self.splice
         if up is not None:
             self.up = None
             fault = splice.fault
