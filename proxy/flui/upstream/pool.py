@@ -132,7 +132,6 @@ class ClusterPool:
             # It comes back slowly: most of what would be its own goes to the next one meanwhile.
             member = self._picker.pick(key, (*tried, member)) or member
         member.active += 1
-        member.total += 1
         self.active += 1
         return member
 
@@ -143,7 +142,6 @@ class ClusterPool:
             return None
         member = min(left, key=lambda candidate: candidate.active)
         member.active += 1
-        member.total += 1
         self.active += 1
         return member
 
