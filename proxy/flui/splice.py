@@ -423,7 +423,9 @@ class Splice:
 def _untraced(head: RequestHead) -> RequestHead:
     """The same head without its traceparent, for one that is another span's child from here on."""
     kept = [f for f in head.fields if f.kind != TRACE]
-    return RequestHead(0, head.method, head.scheme, head.authority, head.path, head.query, kept, head.length, protocol=head.protocol)
+    copy = RequestHead(0, head.method, head.scheme, head.authority, head.path, head.query, kept, head.length, protocol=head.protocol)
+    copy.grpc = head.grpc
+    return copy
 
 
 def clean(head: ResponseHead) -> None:

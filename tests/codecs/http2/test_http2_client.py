@@ -59,6 +59,24 @@ def test_what_grpc_asks_of_each_hop_is_said_anew():
     assert (b"te", b"trailers") in hpack.Decoder().decode(said(codec.take())[0][3], raw=True)
 
 
+@pytest.mark.parametrize("length", [0, UNKNOWN])
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_call_without_a_message_ends_with_an_empty_data_frame(length, taken):
+    """gRPC over HTTP/2, Requests: where no message is left to be sent, the end MUST be said by an empty DATA frame."""
+    codec = client()
+    head_of_call = RequestHead(codec.open(), b"POST", b"http", b"a", b"/p.S/M", b"", [field(b"content-type", b"application/grpc")], length)
+    head_of_call.grpc = True
+    codec.send(head_of_call)
+    octets = codec.take() if taken else b""
+    codec.send(End(1))
+    frames_said = said(octets + codec.take())
+    assert [(kind, flags, number) for kind, flags, number, _ in frames_said] == [
+        (frames.HEADERS, frames.END_HEADERS, 1),
+        (frames.DATA, frames.END_STREAM, 1),
+    ]
+    assert frames_said[1][3] == b""
+
+
 def test_a_head_that_comes_again_is_another_head_that_says_the_same():
     codec, encoder = client(), hpack.Encoder()
     seen = []

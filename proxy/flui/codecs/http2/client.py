@@ -240,7 +240,12 @@ class Http2Client(Connection):
         stream = Stream(number, self._initial_out, self._initial_in)
         stream.bodiless = head.method == b"HEAD"
         self._streams[number] = stream
-        if head.length or head.protocol:
+        if head.grpc:
+            # gRPC over HTTP/2, Requests: "implementations MUST send an empty DATA frame" where nothing is left to be said; grpc-go
+            # waits for it, whatever the head says.
+            self._send_head(stream, self._encoder.request(head), 0)
+            stream.flush = -1
+        elif head.length or head.protocol:
             self._send_head(stream, self._encoder.request(head), 0)
         else:
             stream.out_open = False
