@@ -24,7 +24,6 @@ from pathlib import Path
 RUN = Path(os.environ.get("FLUI_RUN", ""))
 CERTS = Path(os.environ.get("FLUI_CERTS", ""))
 POLICY = Path(__file__).parents[1] / "policy"
-WAREHOUSE = Path(__file__).parent / "services" / "warehouse"
 COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 KEYS = [f"key-{number:02}" for number in range(30)]
 PATIENCE_S = 20
@@ -348,7 +347,7 @@ def called():
     try:
         import tour_grpc
     except ImportError as error:
-        print(f"\n(left out: calls by gRPC: {error}; pip install -r {WAREHOUSE}/requirements.txt)", flush=True)
+        print(f"\n(left out: calls by gRPC: {error}; pip install -r examples/services/warehouse/requirements.txt)", flush=True)
     else:
         tour_grpc.main()
 
