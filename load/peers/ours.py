@@ -56,7 +56,7 @@ def config(sidecar: Sidecar, folder: Path, certs: Path, policy: Path) -> str:
     if sidecar.plain:
         called |= {"plaintext": True, "health": health}
     if sidecar.plain and sidecar.http2:
-        called["protocol"] = "h2"
+        called["protocol"] = "http2"
     scheme = "h2c" if sidecar.http2 else "http"
     return yaml.dump(
         {

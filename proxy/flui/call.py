@@ -21,7 +21,7 @@ from flui.model.decision import Decision
 from flui.model.events import Data, End, Event, RequestHead, Reset, ResponseHead
 from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import Field, field
-from flui.model.grpc import STATUSES, Status, call_status, counted_as, message_said, status_of_http
+from flui.model.grpc import STATUSES, Status, call_status, counted_as, message_said, status_of_http, status_said
 from flui.splice import Splice, answer_call, clean
 
 _LONGEST: Final = 0xFFFF_FFFF
@@ -162,6 +162,8 @@ class Call(Splice):
                         return
                 down.send(self._with_status(event))
                 self.done = self.deaf = True
+            elif type(event) is ResponseHead:
+                self._answer(event, now)
             else:
                 super().from_up([event], now)
 
@@ -204,14 +206,16 @@ class Call(Splice):
 
     def _with_status(self, event: End) -> End:
         """The end of an answer, which never is without a status."""
-        head = self._answer_head
         trailers = event.trailers
-        bodyless = not self.octets_out
-        fields = head.fields if head is not None else []
-        self.ended = call_status(200, fields, trailers, bodyless)
-        for line in trailers or (fields if bodyless else ()):
+        for line in trailers or ():
             if line.name == b"grpc-status":
+                self.ended = status_said(line.value)
                 return event
+        head = self._answer_head
+        fields = head.fields if head is not None and not self.octets_out else []
+        self.ended = call_status(200, fields, None, bodyless=True)
+        if any(line.name == b"grpc-status" for line in fields):
+            return event
         return End(event.stream, [*(trailers or ()), *_NO_STATUS])
 
     # Endings that nobody sent.

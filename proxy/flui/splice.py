@@ -39,11 +39,12 @@ _FRESH_S: Final = 0.001
 class Retrier(Protocol):
     """Who may send a request once more."""
 
-    def again(self, head: ResponseHead | None) -> bool:
+    def again(self, head: ResponseHead | None, *, unsent: bool = False) -> bool:
         """Whether the try that ended so is to be forgotten, because another one follows.
 
         Args:
             head: Its answer, of which nothing has been passed on; None when there is none.
+            unsent: The upstream has proven that it did not look at it.
         """
 
 
@@ -312,7 +313,13 @@ class Splice:
             elif type(event) is Reset:
                 retrier = self.retrier
                 # What cannot be understood is no failure that a second try would mend.
-                if retrier is not None and not self.status and event.fault is not Fault.UPSTREAM_MALFORMED and retrier.again(None):
+                fault = event.fault
+                if (
+                    retrier is not None
+                    and not self.status
+                    and fault is not Fault.UPSTREAM_MALFORMED
+                    and (retrier.again(None, unsent=True) if fault is Fault.UPSTREAM_UNSENT else retrier.again(None))
+                ):
                     self.deaf = True
                 else:
                     self.fail(event.fault)

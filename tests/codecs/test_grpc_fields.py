@@ -17,7 +17,6 @@ from flui.codecs.grpc import (
     grpc_trailers,
     is_binary,
     is_call,
-
     is_reserved,
     metadata,
     method_of,

@@ -208,7 +208,7 @@ class TestOurs:
     def test_a_module_that_speaks_http_2_is_called_so(self, tmp_path: Path) -> None:
         read = yaml.safe_load(ours.config(dataclasses.replace(self.sidecar, http2=True), tmp_path, tmp_path, tmp_path))
         assert read["app"]["url"] == "h2c://127.0.0.1:1"
-        assert read["services"]["backend"]["protocol"] == "h2"
+        assert read["services"]["backend"]["protocol"] == "http2"
 
     def test_a_deep_checkout_has_its_admin_on_loopback(self, tmp_path: Path) -> None:
         short, deep = (

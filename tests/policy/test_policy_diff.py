@@ -43,3 +43,8 @@ def test_every_line_that_is_no_request_is_told():
     assert said[1].startswith("r.jsonl:2: is no JSON object")
     assert said[2].startswith("r.jsonl:3: has no service, action, object")
     assert said[3].startswith("r.jsonl:4: has no as")
+
+
+def test_a_call_in_the_access_log_is_a_call():
+    line = '{"principal":"spiffe://shop/web","service":"stock","method":"POST","path":"/shop.Stock/Get","grpc_status":"OK"}'
+    assert read_requests(Text("access.log", line))[0][2:] == ("CALL", "/shop.Stock/Get")

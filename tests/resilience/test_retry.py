@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flui.model.fields import field
 from flui.model.resilience import Retry
 from flui.resilience import retry
-from flui.resilience.retry import Verdict, backoff, may_repeat, retry_after, verdict
+from flui.resilience.retry import NO_OTHER, Verdict, asked_pause, backoff, may_repeat, retry_after, verdict
 
 
 def ask(
@@ -27,6 +28,7 @@ def ask(
     others: bool = True,
     said: int = 1,
     held: bool = True,
+    grpc: int = -1,
 ) -> Verdict:
     """A lost try of a request that may be repeated, unless told otherwise."""
     return verdict(
@@ -42,6 +44,7 @@ def ask(
         others=others,
         said=said,
         held=held,
+        grpc=grpc,
     )
 
 
@@ -265,3 +268,32 @@ def test_dates_are_read_as_the_standard_library_writes_them(at: datetime) -> Non
     at = at.replace(microsecond=0, tzinfo=UTC)
     found = retry_after(format_datetime(at, usegmt=True).encode(), NOW)
     assert found == max(0.0, at.timestamp() - NOW)
+
+
+def test_only_the_ends_of_calls_that_the_rule_names_are_failures() -> None:
+    """UNAVAILABLE, unless the rule says otherwise; a call's HTTP status never counts."""
+    assert ask(grpc=14).again
+    assert ask(grpc=14).why == retry.STATUS
+    for end in (0, 2, 4, 5, 7, 8, 12, 13, 16):
+        assert ask(grpc=end).why == retry.ANSWER
+    assert ask(Retry(attempts=3, grpc_statuses=(8, 10)), grpc=10).again
+    assert not ask(Retry(attempts=3, grpc_statuses=()), grpc=14).again
+    assert ask(grpc=14, repeatable=False).why == retry.NOT_REPEATABLE
+    assert ask(grpc=14, said=2).why == retry.NESTED
+
+
+@pytest.mark.parametrize(
+    ("fields", "pause"),
+    [
+        ((), None),
+        (((b"retry-after", b"3"),), 3.0),
+        (((b"grpc-retry-pushback-ms", b"250"),), 0.25),
+        (((b"retry-after", b"3"), (b"grpc-retry-pushback-ms", b"0")), 0.0),
+        (((b"grpc-retry-pushback-ms", b"-1"),), NO_OTHER),
+        (((b"grpc-retry-pushback-ms", b"soon"),), NO_OTHER),
+        (((b"grpc-retry-pushback-ms", b""),), NO_OTHER),
+    ],
+)
+def test_a_pause_is_asked_for_in_http_or_in_grpc(fields: tuple[tuple[bytes, bytes], ...], pause: float | None) -> None:
+    """gRPC A6: a pushback that is negative, or no number, means that nobody tries again."""
+    assert asked_pause([field(name, value) for name, value in fields], 0.0) == pause

@@ -243,3 +243,16 @@ def test_a_mistake_in_the_file_is_told_with_its_line(file: Path) -> None:
 )
 def test_each_part_has_words(text: str, words: str) -> None:
     assert text == words
+
+
+def test_a_grpc_call_is_asked_for_as_call_and_told_in_grpcs_words(file: Path) -> None:
+    with (file.parent / "policy" / "rules.csv").open("a") as rules:
+        rules.write("p, spiffe://shop/reports/daily, web, CALL, /shop.Web/*\n")
+    said = dict(lines(file, "CALL", "http://web/shop.Web/Show", "--as", "spiffe://shop/reports/daily"))
+    assert said["action"].strip() == "forward"
+    result = explain(file, "CALL", "http://web/shop.Web/Show", "--as", "spiffe://shop/other", "--json")
+    said = json.loads(result.output)
+    assert (said["action"], said["grpc status"]) == ("reply", "PERMISSION_DENIED")
+    result = explain(file, "POST", "http://web/nothing", "--as", "spiffe://shop/me", "-H", "content-type: application/grpc", "--json")
+    said = json.loads(result.output)
+    assert (said["grpc status"], said["rule"]) == ("UNIMPLEMENTED", "no gRPC method")

@@ -74,7 +74,7 @@ routes:
   - {name: rest, to: no}
 timeouts: {handshake: 1s, header: 2s, connect: 250ms, body_idle: 4s, keepalive: 1h, drain: 0}
 limits: {fields: 50, head: 32KiB, target: 4KiB, body: 0, window: 128KiB, interim_responses: 0, connections: 7,
-         connections_per_source: 6, handshakes: 5, body_rate: 1KiB/s, flows: 9}
+         connections_per_source: 6, handshakes: 5, body_rate: 1KiB/s, flows: 9, grpc_message: 8MiB}
 access_log: log/access.jsonl
 """
 
@@ -131,7 +131,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         Route("rest", Match(), (Target("no"),)),
     )
     assert config.timeouts == Timeouts(1.0, 2.0, 0.25, 4.0, 3600.0, 0.0)
-    assert config.limits == Limits(50, 32 * 1024, 4096, 0, 128 * 1024, 0, 7, 6, 5, 1024, 9)
+    assert config.limits == Limits(50, 32 * 1024, 4096, 0, 128 * 1024, 0, 7, 6, 5, 1024, 9, 8 * 1024 * 1024)
     assert config.access_log == AccessLogging(f"{tmp_path}/log/access.jsonl")
     assert config.source == f"{tmp_path}/sidecar.yaml"
 
@@ -254,7 +254,41 @@ MISTAKES = {
     "second document": (GOOD + "---\nadmin: off\n", 7, "", "second document"),
     "list as a key": (GOOD + "? [a]\n: b\n", 7, "", "not a plain word"),
     "app without scheme": ("service: a\ncerts: c\napp: 127.0.0.1:8000\n", 3, "app", "write `http://127.0.0.1:8000`"),
-    "app h2c": ("service: a\ncerts: c\napp: h2c://127.0.0.1:8000\n", 3, "app", "HTTP/2 are not carried by this version"),
+    "service with the sidecar's own name": (
+        GOOD + "  flui-health: {endpoints: [10.0.0.9:1]}\n",
+        7,
+        "services.flui-health",
+        "its own health",
+    ),
+    "app grpc": ("service: a\ncerts: c\napp: grpc://127.0.0.1:8000\n", 3, "app", "write `h2c://127.0.0.1:8000`"),
+    "app h2c with a path": ("service: a\ncerts: c\napp: h2c://127.0.0.1:8000/x\n", 3, "app", "write only `h2c://HOST:PORT`"),
+    "protocol unknown": (GOOD + "    protocol: h2\n", 7, "services.stock.protocol", "no protocol 'h2'"),
+    "health by grpc over http/1.1": (
+        "service: a\ncerts: c\napp:\n  url: http://127.0.0.1:8000\n  health: {grpc: ''}\n",
+        5,
+        "app.health.grpc",
+        "gRPC needs HTTP/2",
+    ),
+    "health by grpc to http1": (
+        GOOD + "    protocol: http1\n    health: {grpc: a.B}\n",
+        8,
+        "services.stock.health.grpc",
+        "write `protocol: http2`",
+    ),
+    "health by grpc with a path": (GOOD + "    health: {grpc: '', path: /x}\n", 7, "services.stock.health.path", "neither path nor"),
+    "health by grpc of no service": (
+        GOOD + "    health: {grpc: 'a b'}\n",
+        7,
+        "services.stock.health.grpc",
+        "not the name of a gRPC service",
+    ),
+    "grpc message too large": (GOOD + "limits: {grpc_message: 2GiB}\n", 7, "limits.grpc_message", "or 0 for no limit"),
+    "retry by grpc's OK": (
+        GOOD + "routes: [{name: x, to: stock, retry: {grpc: [ok]}}]\n",
+        7,
+        "routes[0].retry.grpc[0]",
+        "no gRPC status 'ok'",
+    ),
     "app https": ("service: a\ncerts: c\napp: https://127.0.0.1:8000\n", 3, "app", "TLS ends in the sidecar"),
     "app with a path": ("service: a\ncerts: c\napp: http://127.0.0.1:8000/x\n", 3, "app", "holds a path"),
     "app without port": ("service: a\ncerts: c\napp: http://localhost\n", 3, "app", "not HOST:PORT"),
@@ -436,7 +470,7 @@ def test_one_mistake_is_one_problem(tmp_path: Path) -> None:
 
 def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = (
-        "service: Orders\napp: h2c://127.0.0.1:8000\ninbuond: 1\nservices:\n  stock: {}\n"
+        "service: Orders\napp: grpc://127.0.0.1:8000\ninbuond: 1\nservices:\n  stock: {}\n"
         "routes:\n  - {to: stok}\ntimeouts: {connect: 15}\nlimits: {body: 1MB}\nservice: again\n"
     )
     problems = problems_of(written(tmp_path, text))

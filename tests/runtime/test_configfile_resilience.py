@@ -396,7 +396,7 @@ def rows_of(heading: str) -> list[tuple[str, str]]:
 def test_every_field_of_the_model_has_a_key() -> None:
     """What the model can say, a file can say."""
     tables = {
-        Retry: [*(field for field, _ in _resilience.RETRY.values()), "statuses"],
+        Retry: [*(field for field, _ in _resilience.RETRY.values()), "statuses", "grpc_statuses", "repeats_calls"],
         Budget: [field for field, _ in _resilience.BUDGET.values()],
         Breaker: [field for field, _ in _resilience.BREAKER.values()],
         Concurrency: [field for field, _ in _resilience.CONCURRENCY.values()],

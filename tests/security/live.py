@@ -151,6 +151,10 @@ class Log:
     def kick(self) -> None:
         """Nothing waits to be written."""
 
+    def news(self) -> str:
+        """All is well."""
+        return ""
+
     def close(self, timeout_s: float) -> None:
         """There is nothing to close."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from flui.model.config import Limits, Timeouts
 from flui.model.resilience import HealthCheck
-from flui.model.topology import Cluster, Endpoint
+from flui.model.topology import Cluster, Endpoint, Protocol
 from flui.telemetry.families import HEALTH_CHECKS
 from flui.telemetry.meters import Meters
 from flui.transport.credentials import Credentials
@@ -18,6 +18,7 @@ from flui.transport.tasks import TaskSet
 from flui.upstream.health import Health
 from flui.upstream.pool import ClusterPool
 from flui.upstream.pools import Pools
+from support.h2module import H2Module
 from support.mesh import OK, Mesh, answers, until
 from support.pki import write
 
@@ -308,5 +309,28 @@ def test_a_slow_answer_counts_as_none_and_does_not_stretch_the_interval(tmp_path
         pauses = [after - before for before, after in itertools.pairwise(asked)]
         assert sorted(pauses)[len(pauses) // 2] < 0.15
         assert "well" not in rig.counts()
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(200, "well"), (503, "ill")])
+def test_a_member_that_speaks_http2_is_asked_in_http2(tmp_path, status, outcome):
+    async def story(mesh, rig):
+        module = await H2Module(answers=False).listen()
+        try:
+            rig.put(Cluster("stock", (Endpoint("a", module.address),), health=replace(FAST, timeout_s=2.0), protocol=Protocol.HTTP2))
+            answered = 0
+            while answered < 3:
+                await until(lambda: any(c.ended for c in module.connections), "it is asked")
+                for there in module.connections:
+                    while there.ended:
+                        there.respond(there.ended.pop(), b"x" * 1_000, status)
+                        answered += 1
+            await rig.until(lambda: rig.counts().get(outcome), outcome)
+            assert module.connections[0].heads[1][b":path"] == FAST.path
+            assert module.connections[0].heads[1][b":scheme"] == b"http"
+            assert len(rig.counts()) == 1
+        finally:
+            module.stop()
 
     play(tmp_path, story)

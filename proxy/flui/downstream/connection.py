@@ -147,6 +147,10 @@ class Downstream(asyncio.BufferedProtocol):
             self._first = None
             if data.startswith(PREFACE):
                 self._speak_http2(b"http")
+            elif _is_no_http(data):
+                self._gate.recorder.refused(self._gate.listener.name, self.principal, Fault.MALFORMED, None, 0, 0.0)
+                self._close(now)
+                return
         if self.http2 is not None:
             self.http2.tick(now)
         self.codec.receive(data)
@@ -424,3 +428,9 @@ class Downstream(asyncio.BufferedProtocol):
             "principal": self.principal,
             "exchanges": len(self._exchanges),
         }
+
+
+def _is_no_http(data: bytes) -> bool:
+    """Whether a connection begins with a line that no HTTP can begin with: an answer in HTTP would not be understood (RFC 9113 3.4)."""
+    line, end, _ = data.lstrip(b"\r\n").partition(b"\r\n")
+    return bool(end) and b"/" not in line

@@ -52,6 +52,7 @@ class Exchange:
         "_paid",
         "_pause",
         "_spared",
+        "_unseen",
         "_wait_s",
         "active_at",
         "deadline",
@@ -85,6 +86,8 @@ class Exchange:
         """The try under way, or about to begin, was taken from the budget, and is to be given back."""
         self._spared = 0
         """Tries of which the endpoint's module saw nothing, and which do not count."""
+        self._unseen = False
+        """The try that was given up last was refused unseen, which says nothing against its endpoint."""
         self._wait_s = 0.0
         self._pause: asyncio.TimerHandle | None = None
         self._hedge: Hedge | None = None
@@ -239,8 +242,9 @@ class Exchange:
 
     # Once more.
 
-    def again(self, head: ResponseHead | None) -> bool:
+    def again(self, head: ResponseHead | None, *, unsent: bool = False) -> bool:
         """See `splice.Retrier`."""
+        self._unseen = unsent
         forward = self.splice.decision.action
         pool = self.pool
         if pool is None or not isinstance(forward, Forward) or not self.splice.can_repeat:
@@ -256,7 +260,7 @@ class Exchange:
         if after == NO_OTHER:
             return False
         splice = self.splice
-        unsent = head is not None and head.refusal in _UNSENT
+        unsent = unsent or (head is not None and head.refusal in _UNSENT)
         tried = (*self.tried, self.up.member) if self.up is not None else self.tried
         found = verdict(
             forward.retry,
@@ -269,7 +273,8 @@ class Exchange:
             shed=head is not None and head.refusal in _SHED,
             after_s=after,
             left_s=self.deadline - now,
-            others=pool.has_untried(tried, resort=unsent),
+            # An endpoint that only has left one connection is asked anew on another, once.
+            others=(self._unseen and not self._spared) or pool.has_untried(tried, resort=unsent),
             said=splice.head.attempt,
             held=True,
         )
@@ -299,9 +304,10 @@ class Exchange:
             assert pool is not None
             self.up = None
             if not up.codec.reusable:
-                up.codec.send(Reset(splice.up_stream, Fault.UPSTREAM_RESET))
+                up.codec.send(Reset(splice.up_stream, Fault.CALLER_GONE))
             self.tried += (up.member,)
-            self.failed(up.member, now)
+            if not self._unseen:
+                self.failed(up.member, now)
             pool.release(up, now)
         splice.detach()
         if self._wait_s == _NEVER:

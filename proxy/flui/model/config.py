@@ -49,8 +49,6 @@ class Limits:
     """Request target."""
     body_octets: int = 1 * GIB
     """Request body; 0: no limit."""
-    grpc_message_octets: int = 4 * MIB
-    """One gRPC message, of either side; 0: no limit. What gRPC libraries take unless told otherwise."""
     window_octets: int = 64 * KIB
     """Octets of body on the way between the two sides of an exchange, per direction."""
     interim_responses: int = 16
@@ -65,6 +63,8 @@ class Limits:
     """Octets per second below which a request body is a slow attack (threats C8)."""
     flows: int = 65_536
     """Entries of the flow table, which is cleared when it is full."""
+    grpc_message_octets: int = 4 * MIB
+    """One gRPC message, of either side; 0: no limit. What gRPC libraries take unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,10 +34,6 @@ class Retry:
     """Tries altogether, the first one included; 1: never again."""
     statuses: tuple[int, ...] = (502, 503)
     """Answers that count as a failed try. An answer that says it was shed is never tried again (threats H1)."""
-    grpc_statuses: tuple[int, ...] = (14,)
-    """Ends of gRPC calls that count as a failed try, if not one message came before."""
-    repeats_calls: bool = False
-    """gRPC calls may be sent again although they might have been served already: nothing in a call says so of itself."""
     per_try_s: float = 0.0
     """Longest wait for the head of an answer, per try; 0: only the request's own deadline."""
     backoff_s: float = 0.025
@@ -49,6 +45,10 @@ class Retry:
     """Body kept for sending again; a longer one is sent once."""
     hedge_s: float = 0.0
     """With no answer's head after so long, a second try begins beside the first, and the first answer wins; 0: never."""
+    grpc_statuses: tuple[int, ...] = (14,)
+    """Ends of gRPC calls that count as a failed try, if not one message came before."""
+    repeats_calls: bool = False
+    """gRPC calls may be sent again although they might have been served already: nothing in a call says so of itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Breaker:
     """What a cluster may cost us at a time, all its endpoints together."""
 
     connections: int = 4_096
-    pending: int = 4_096
+    pending: int = 16_384
     """Requests that wait for a connection."""
     requests: int = 65_536
     """Requests in flight."""

@@ -29,7 +29,6 @@ LIMITS: Final[Knobs] = {
     "head": ("head_octets", partial(schema.size, low=1 * KIB, high=1 * MIB)),
     "target": ("target_octets", partial(schema.size, low=64, high=64 * KIB)),
     "body": ("body_octets", partial(schema.size, low=1, high=1024 * GIB, zero="no limit")),
-    "grpc_message": ("grpc_message_octets", partial(schema.size, low=1, high=1 * GIB, zero="no limit")),
     "window": ("window_octets", partial(schema.size, low=4 * KIB, high=256 * KIB)),  # threats C7: per stream
     "interim_responses": ("interim_responses", partial(schema.number, low=0, high=100)),
     "connections": ("connections", partial(schema.number, low=1, high=_MANY)),
@@ -37,6 +36,7 @@ LIMITS: Final[Knobs] = {
     "handshakes": ("handshakes", partial(schema.number, low=1, high=_MANY)),
     "body_rate": ("body_rate", partial(schema.speed, low=1, high=1 * MIB)),
     "flows": ("flows", partial(schema.number, low=1, high=_MANY)),
+    "grpc_message": ("grpc_message_octets", partial(schema.size, low=1, high=1 * GIB, zero="no limit")),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from flui.decide import SELF_HOST
 from flui.model.fields import HOST, OURS, kind_of
 from flui.model.topology import Address, Balance, Cluster, Endpoint, HashKey, KeySource, Policy, Protocol
 from flui.runtime import _schema as schema
@@ -45,6 +46,8 @@ class Services:
     def _cluster(self, name: str, node: Node) -> Cluster:
         reader = self._reader
         reader.value(Text(node.place, name), schema.name)
+        if name.encode() == SELF_HOST:
+            reader.wrong(node.place, "under this name a sidecar answers for its own health", "give the service another one")
         fields = reader.fields(node, SERVICE_KEYS, f"{name}: {{endpoints: [10.0.0.7:15006]}}")
         plaintext = reader.value(fields.get("plaintext"), schema.flag) or False
         identity = reader.value(fields.get("identity"), schema.spiffe_id)
@@ -59,7 +62,7 @@ class Services:
             protocol=reader.value(fields.get("protocol"), _protocol) or Protocol.AUTO,
         )
         cluster = guarded(reader, cluster, fields)
-        check_protocol(reader, cluster, fields, "write `protocol: h2`")
+        check_protocol(reader, cluster, fields, "write `protocol: http2`")
         return cluster
 
     def _endpoints(self, service: str, node: Node, fields: dict[str, Node]) -> tuple[Endpoint, ...]:
@@ -128,11 +131,8 @@ class Services:
         return Balance(policy or default.policy, key or default.key, default.excess_bp if excess_bp is None else excess_bp)
 
 
-PROTOCOLS: Final = {"auto": Protocol.AUTO, "http1": Protocol.HTTP1, "h2": Protocol.HTTP2}
-
-
 def _protocol(text: str) -> Protocol:
-    return PROTOCOLS[schema.one_of(text, PROTOCOLS, "protocol", "")]
+    return Protocol(schema.one_of(text, [protocol.value for protocol in Protocol], "protocol", ""))
 
 
 def _endpoint_name(text: str) -> str:

@@ -10,7 +10,6 @@ the first socket listens.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import socket
 import time
@@ -26,7 +25,7 @@ from flui.model.config import ConfigError, Problem, Sidecar, Tracing
 from flui.model.topology import Address, Cluster
 from flui.policy.base import Policy
 from flui.policy.index import DenyAll
-from flui.runtime import gauges, views
+from flui.runtime import _memory, gauges, views
 from flui.runtime.admin import Admin
 from flui.runtime.configfile import resolve
 from flui.runtime.sources import folders_of, policy_of, stamps_of
@@ -49,7 +48,6 @@ _AGAIN_S = 1.0
 _POLL_S = 2.0
 _PLAIN_DOMAIN = "local"
 """Trust domain of a sidecar without certificates: it only has plain-text listeners and clusters."""
-_GC_THRESHOLD = 50_000
 
 
 class SpanExporter(SpanSink, Protocol):
@@ -184,9 +182,8 @@ class Running:
             **{name: str(address) for name, address in self.addresses.items()},
             admin=str(self._admin.address or ""),
         )
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_GC_THRESHOLD, 20, 50)
+        _memory.settle()
+        self.relay.loop.call_later(_memory.LATER_S, _memory.trim)
 
     def _pool(self, cluster: Cluster) -> ClusterPool:
         config = self.config
@@ -351,6 +348,7 @@ class Running:
 
     def _expire(self) -> None:
         now = time.time()  # noqa: TID251 - certificates are dated in wall-clock time
+        self.relay.pools.renew(now)
         lapsed = any(c.peer is not None and c.peer.principal.expires_at <= now for gate in self.gates for c in gate.connections)
         if lapsed or self.relay.pools.lapsed(now):
             self.journal.info("certificates expired", connections_closed=self._retrust())

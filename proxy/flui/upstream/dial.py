@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from dataclasses import replace
 from typing import Final, cast
 
@@ -24,6 +25,8 @@ from flui.upstream.single import Single
 
 LANES: Final = 100
 """Exchanges at a time on one connection, if its endpoint takes so many; one more has a connection of its own."""
+_BEFORE_S: Final = 30.0
+"""So long before a certificate of it lapses a shared connection takes no new exchange, or in the last tenth of its time."""
 _OFFERS: Final[dict[Protocol, tuple[str, ...]]] = {Protocol.AUTO: OFFERED, Protocol.HTTP1: (HTTP1,), Protocol.HTTP2: (HTTP2,)}
 
 
@@ -68,12 +71,16 @@ class _Greeter:
         if spoken not in _OFFERS[cluster.protocol]:
             self.error = DialError(
                 Fault.UPSTREAM_REFUSED,
-                f"{address}: it speaks {spoken}, and {cluster.name} is to be spoken to in HTTP/2 (`protocol: http2`)",
+                f"{address}: it speaks {spoken}, and {cluster.name} is to be spoken to in HTTP/2 (`protocol: h2`)",
             )
             cast("asyncio.Transport", transport).abort()
             return
         connection = _made(self._keeper, self._member, self._limits, spoken == HTTP2, MESH)
         connection.peer = found
+        if isinstance(connection, Shared):
+            now = time.time()  # noqa: TID251 - certificates are dated in wall-clock time
+            until = min(found.principal.expires_at, self._credentials.expires_at)
+            connection.leaves_at = until - min(_BEFORE_S, (until - now) / 10)
         self.connection = connection
         self.wire.succeed(connection)
         connection.connection_made(transport)

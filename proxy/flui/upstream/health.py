@@ -7,8 +7,13 @@ import os
 import time
 from random import Random
 
+from flui.codecs import grpc_health
+from flui.codecs.grpc import CONTENT_TYPE_GRPC
+from flui.framing.base import MessageLimits
+from flui.framing.grpc import GrpcReader
 from flui.model.config import Limits
-from flui.model.events import Credit, Data, End, RequestHead, Reset, ResponseHead
+from flui.model.events import UNKNOWN, Credit, Data, End, RequestHead, Reset, ResponseHead
+from flui.model.fault import Fault
 from flui.model.fields import field
 from flui.model.resilience import HealthCheck
 from flui.resilience.health import Check, means_well
@@ -23,6 +28,7 @@ from flui.upstream.pool import ClusterPool
 from flui.upstream.pools import Pools
 
 _LIMITS = Limits()
+_MESSAGE = MessageLimits(message_octets=1024, messages=1)
 _AGENT = field(b"user-agent", b"flui-health")
 
 
@@ -116,6 +122,8 @@ class _Watch:
                 )
                 question = _Question(connection.lane())
                 try:
+                    if rules.grpc is not None:
+                        return await question.ask_grpc(rules.grpc, self._pool.cluster.name)
                     return means_well(await question.ask(rules.path, self._pool.cluster.name), rules)
                 finally:
                     connection.close()
@@ -131,15 +139,41 @@ class _Nobody:
 
 
 class _Question:
-    """One request on a connection of its own, and the status of its answer."""
+    """One request on a connection of its own, and what of its answer tells how its endpoint is."""
 
-    __slots__ = ("_answered", "_connection", "_status", "_stream")
+    __slots__ = ("_answered", "_connection", "_reader", "_serves", "_status", "_stream")
 
     def __init__(self, connection: Upstream) -> None:
         self._connection = connection
         self._answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._status = 0
         self._stream = 0
+        self._reader: GrpcReader | None = None
+        """Of a question by gRPC."""
+        self._serves = False
+
+    async def ask_grpc(self, service: bytes, host: str) -> bool:
+        """Whether a service says by gRPC's health protocol that it serves; any other answer, and none, means that it does not."""
+        message = grpc_health.question(service)
+        self._reader = GrpcReader(_MESSAGE, coded=False, malformed=Fault.UPSTREAM_MALFORMED)
+        codec = self._connection.codec
+        self._connection.owner = self
+        self._stream = codec.open()
+        head = RequestHead(self._stream, b"POST", b"http", host.encode(), grpc_health.CHECK, b"", [CONTENT_TYPE_GRPC, _AGENT], UNKNOWN)
+        codec.send(head)
+        codec.send(Data(self._stream, b"\0" + len(message).to_bytes(4, "big") + message))
+        codec.send(End(self._stream))
+        self._connection.flush()
+        return await self._answered == 200 and self._serves
+
+    def _hear(self, end: End) -> None:
+        """What an answer by gRPC says, now that it is whole."""
+        reader = self._reader
+        if reader is None:
+            return
+        message = reader.take()
+        ok = any(line.name == b"grpc-status" and line.value == b"0" for line in end.trailers or ())
+        self._serves = ok and message is not None and grpc_health.said(message.payload) == grpc_health.SERVING
 
     async def ask(self, path: bytes, host: str) -> int:
         """Status of the answer; 0 when the connection broke before its end."""
@@ -165,6 +199,10 @@ class _Question:
                 self._status = event.status
             elif isinstance(event, Data):
                 codec.send(Credit(self._stream, len(event.chunk)))
+                if self._reader is not None:
+                    self._reader.receive(event.chunk)
             elif isinstance(event, End | Reset) and not self._answered.done():
+                if isinstance(event, End):
+                    self._hear(event)
                 self._answered.set_result(self._status if isinstance(event, End) else 0)
         self._connection.flush()

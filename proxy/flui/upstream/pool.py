@@ -30,18 +30,10 @@ from flui.upstream.connection import Connection, Upstream
 from flui.upstream.dial import LANES, DialError, connect
 from flui.upstream.fitness import Fitness
 from flui.upstream.guard import Guard
+from flui.upstream.opening import Opening
 from flui.upstream.owner import Owner
 from flui.upstream.shared import Lane, Shared
 from flui.upstream.single import Single
-
-
-class _Opening:
-    """A connection that is being dialled and may turn out to be shared: whom it is awaited by beside the one who dials."""
-
-    __slots__ = ("waiters",)
-
-    def __init__(self) -> None:
-        self.waiters: dict[Owner, asyncio.Future[Lane | None]] = {}
 
 
 class ClusterPool:
@@ -92,8 +84,8 @@ class ClusterPool:
         """Those that may take one more exchange, now or when one is over."""
         self._alone: set[Member] = set()
         """Members that were found to speak HTTP/1.1: nobody waits to share a connection to them."""
-        self._openings: dict[Member, _Opening] = {}
-        self._joiners: dict[Owner, _Opening] = {}
+        self._openings: dict[Member, Opening] = {}
+        self._joiners: dict[Owner, Opening] = {}
         self._all: set[Connection] = set()
         self._dialling = 0
         self._waiters: dict[Owner, asyncio.Future[Upstream | None]] = {}
@@ -251,6 +243,8 @@ class ClusterPool:
 
     def _wake(self) -> None:
         while self._waiters and len(self._all) + self._dialling < self.cluster.breaker.connections:
+            if self._dialling and self._shares:
+                return  # one by one: each may turn out to serve a hundred of them
             self._dialling += 1  # in its name, until it runs
             self._hand(None)
 
@@ -304,7 +298,7 @@ class ClusterPool:
                 handed = await self._join(opening, owner)
                 if handed is None:
                     continue
-            elif len(self._all) + self._dialling < breaker.connections:
+            elif opening is None and len(self._all) + self._dialling < breaker.connections:
                 self._dialling += 1
                 return await self._connect(member, shares)
             else:
@@ -314,6 +308,12 @@ class ClusterPool:
             if not handed.lost and handed.codec.reusable:
                 return self._moved(member, handed)
             handed.close()  # it was hung up before it came into use; there is room for another one then
+
+    @property
+    def _shares(self) -> bool:
+        """Connections may turn out to speak HTTP/2."""
+        spoken = self.cluster.protocol
+        return spoken is Protocol.HTTP2 or (spoken is Protocol.AUTO and self.cluster.identity is not None)
 
     def _may_share(self, member: Member) -> bool:
         """A connection to `member` may turn out to speak HTTP/2."""
@@ -349,7 +349,7 @@ class ClusterPool:
                 self._decline(waiter.result())
             raise
 
-    async def _join(self, opening: _Opening, owner: Owner) -> Lane | None:
+    async def _join(self, opening: Opening, owner: Owner) -> Lane | None:
         """A lane on the connection that somebody dials; None: it has none left, or is of the other kind.
 
         Raises:
@@ -372,30 +372,27 @@ class ClusterPool:
     async def _connect(self, member: Member, shares: bool) -> Upstream:
         """Dials. It counts as being dialled already."""
         cluster = self.cluster
-        opening: _Opening | None = None
+        opening: Opening | None = None
         if shares:
-            opening = self._openings[member] = _Opening()
-        outcome = "failed"
-        failure: DialError | None = None
-        connection: Connection | None = None
+            opening = self._openings[member] = Opening()
         try:
             connection = await connect(self, member, cluster, self._credentials, self._limits, self._timeouts.connect_s)
-            outcome = "connected"
-            self._all.add(connection)
-        except DialError as error:
-            outcome = error.fault.value
-            failure = error
+        except BaseException as error:
+            failure = error if isinstance(error, DialError) else None
+            self._dialled("failed" if failure is None else failure.fault.value)
+            self._opened(member, opening, None, failure)
+            self._wake()
             raise
-        finally:
-            self._dialling -= 1
-            self._meters.count(UPSTREAM_CONNECTS, cluster.name, outcome)
-            upstream = self._admit(connection) if connection is not None else None
-            if opening is not None:
-                self._opened(member, opening, connection, failure)
-            if connection is None:
-                self._wake()
-        assert upstream is not None
+        self._all.add(connection)
+        self._dialled("connected")
+        upstream = self._admit(connection)
+        self._opened(member, opening, connection, None)
+        self._wake()
         return upstream
+
+    def _dialled(self, outcome: str) -> None:
+        self._dialling -= 1
+        self._meters.count(UPSTREAM_CONNECTS, self.cluster.name, outcome)
 
     def _admit(self, connection: Connection) -> Upstream:
         """A new connection is there: what the one who dialled gets of it."""
@@ -412,8 +409,10 @@ class ClusterPool:
             connection.drain()
         return lane
 
-    def _opened(self, member: Member, opening: _Opening, connection: Connection | None, failure: DialError | None) -> None:
+    def _opened(self, member: Member, opening: Opening | None, connection: Connection | None, failure: DialError | None) -> None:
         """Those who have waited for a connection that is there now, or failed, have their lanes or go on by themselves."""
+        if opening is None:
+            return
         if self._openings.get(member) is opening:
             del self._openings[member]
         for owner, waiter in opening.waiters.items():
@@ -468,6 +467,13 @@ class ClusterPool:
                 connection.close()
                 closed += 1
         return closed
+
+    def renew(self, unix_now: float) -> None:
+        """Has shared connections whose certificates are about to lapse take no new exchange, so that others are dialled in time."""
+        for among in self._shared.values():
+            for shared in [s for s in among if s.leaves_at <= unix_now]:
+                shared.drain()
+                among.remove(shared)
 
     def lapsed(self, unix_now: float) -> bool:
         """Whether the certificate of some connection's peer has expired."""

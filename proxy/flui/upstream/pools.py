@@ -66,6 +66,11 @@ class Pools:
         for pool in self._every():
             pool.sweep(now, idle_s)
 
+    def renew(self, unix_now: float) -> None:
+        """See `ClusterPool.renew`."""
+        for pool in self.by_name.values():
+            pool.renew(unix_now)
+
     def lapsed(self, unix_now: float) -> bool:
         """See `ClusterPool.lapsed`."""
         return any(pool.lapsed(unix_now) for pool in self._every())

@@ -10,7 +10,9 @@ window, and no other. A connection that leaves (drained, or the peer said GOAWAY
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections import deque
 from typing import Final, cast
 
 from flui.codecs.http2 import Bounds, Http2Client
@@ -116,6 +118,7 @@ class Shared(asyncio.BufferedProtocol):
     __slots__ = (
         "_ending",
         "_keeper",
+        "_leaving",
         "_loop",
         "_most",
         "_touched",
@@ -125,6 +128,7 @@ class Shared(asyncio.BufferedProtocol):
         "heard_at",
         "idle_since",
         "lanes",
+        "leaves_at",
         "lost",
         "member",
         "peer",
@@ -143,8 +147,9 @@ class Shared(asyncio.BufferedProtocol):
         self._keeper = keeper
         self._loop = asyncio.get_running_loop()
         self._most = bounds.streams
-        self._touched: list[Lane] = []
+        self._touched: deque[Lane] = deque()
         self._ending: asyncio.TimerHandle | None = None
+        self._leaving = False
         self.member = member
         self.codec = Http2Client(limits, bounds)
         self.peer: Peer | None = None
@@ -158,6 +163,8 @@ class Shared(asyncio.BufferedProtocol):
         """When the last lane came back."""
         self.heard_at = 0.0
         """When octets came last."""
+        self.leaves_at = math.inf
+        """When it takes no new lane any more, so that none is cut when a certificate of either side lapses; Unix seconds."""
         self.lost = False
         self.due = False
         """Whoever was spoken to is told, and what was said is written, before this turn of the loop is over."""
@@ -169,7 +176,7 @@ class Shared(asyncio.BufferedProtocol):
         """One more exchange may begin."""
         codec = self.codec
         busy = self.busy
-        return busy < self._most and codec.room + codec.streams > busy
+        return busy < self._most and not self._leaving and codec.room + codec.streams > busy
 
     def lane(self) -> Lane:
         """A lane for one more exchange; it counts until `leave`. Only with `has_room`."""
@@ -188,13 +195,13 @@ class Shared(asyncio.BufferedProtocol):
             self.lanes.pop(number, None)
             if self.codec.carries(number):
                 if self.heard_at < lane.opened_at < now - _SILENT_S:
-                    self.codec.drain()
+                    self._leaving = True
                 self.codec.send(Reset(number, Fault.CALLER_GONE))
-                self.flush()
+            self.flush()  # it may have been reset before, and nobody else would write that
         if not self.busy:
             self.idle_since = now
-        if self.codec.closing:
-            self.flush()
+            if self._leaving:
+                self.drain()
 
     def unanswered(self, now: float) -> None:
         """Tells the endpoint's vitals of each request that waits for its answer."""
@@ -261,9 +268,6 @@ class Shared(asyncio.BufferedProtocol):
     def _ended(self) -> None:
         self.codec.receive_eof()
         self._keeper.forget(self)
-        touched = self._touched = [lane for lane in self.lanes.values() if lane.heard]  # also those that a mistake of ours left untold
-        for lane in self.lanes.values():
-            lane.touched = lane in touched
         self._carry_on(time.monotonic())
 
     def pause_writing(self) -> None:
@@ -292,7 +296,8 @@ class Shared(asyncio.BufferedProtocol):
         try:
             self._speak(now)
         except BaseException:
-            self.close()  # who else was to be told hears of it when the socket is gone
+            self.close()
+            self._loop.call_soon(self._catch_up)  # who else was to be told is told that it is over
             raise
         finally:
             self.due = False
@@ -316,10 +321,10 @@ class Shared(asyncio.BufferedProtocol):
 
     def _tell(self, now: float) -> None:
         touched = self._touched
-        self._touched = []
         first: Pumps | None = None
         others: dict[int, Pumps] = {}
-        for lane in touched:
+        while touched:
+            lane = touched.popleft()
             lane.touched = False
             owner = lane.owner
             if owner is None or not lane.heard:
@@ -339,9 +344,14 @@ class Shared(asyncio.BufferedProtocol):
     # The end.
 
     def drain(self) -> None:
-        """Takes no new lane; the endpoint is told, and the connection ends with its last exchange."""
-        self.codec.drain()
-        self.flush()
+        """Takes no new lane; the connection ends with its last exchange.
+
+        The endpoint is told only then: some do not answer any more what is under way when they hear GOAWAY.
+        """
+        self._leaving = True
+        if not self.busy:
+            self.codec.drain()
+            self.flush()
 
     def _end(self) -> None:
         """Everything is said, and written as far as the endpoint reads."""

@@ -5,7 +5,7 @@ import hpack
 import pytest
 from http2_talk import LIMITS, OK, Peer, body, client, frame, goaways, head, heard, resets, said
 
-from flui.codecs.http2 import Http2Client, frames
+from flui.codecs.http2 import Bounds, Http2Client, frames
 from flui.model.config import Limits
 from flui.model.events import UNKNOWN, Credit, Data, End, RequestHead, Reset
 from flui.model.fault import DIALECTS, Fault
@@ -297,3 +297,17 @@ def test_a_body_comes_as_fast_as_credit_is_given():
         got += sum(map(len, chunks))
         peer.codec.send(Credit(1, sum(map(len, chunks))))
         peer.carry()
+
+
+def test_what_a_stream_held_that_is_given_up_is_given_back_to_the_connection():
+    """Else callers who leave without having read would use up the connection's window for all who come after them."""
+    bounds = Bounds(held_octets=frames.FIRST_WINDOW, window_octets=frames.FIRST_WINDOW)
+    codec = client(bounds=bounds)
+    ask(codec)
+    ask(codec)
+    codec.receive(head(1, OK, end=False) + b"".join(body(1, bytes(16_000)) for _ in range(4)))
+    codec.take()
+    codec.events()
+    codec.send(Reset(1, Fault.CALLER_GONE))
+    updates = [(stream, int.from_bytes(payload, "big")) for kind, _, stream, payload in said(codec.take()) if kind == frames.WINDOW_UPDATE]
+    assert updates == [(0, 64_000)]

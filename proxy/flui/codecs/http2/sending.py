@@ -268,9 +268,12 @@ class Sending:
         del self._streams[stream.number]
         self._note(stream.number, how)
         stream.in_open = stream.out_open = False
-        self._held -= stream.held
         self._heads_octets -= stream.head_octets
-        stream.held = 0
+        if stream.held:
+            self._held -= stream.held
+            stream.held = 0
+            if not self._dead:
+                self._refill()  # nobody will give credit for what this one held, and all others wait for the same window
         if stream.queued:
             self._queued -= stream.queued
             stream.queued = 0
@@ -280,6 +283,10 @@ class Sending:
                 self._ready.remove(stream)
         if self._leaving and not self._streams:
             self.closing = True
+
+    def _refill(self) -> None:
+        """What all streams hold has become less: the connection's window may grow."""
+        raise NotImplementedError
 
     def _note(self, number: int, how: int) -> None:
         self._recent[number] = how

@@ -114,6 +114,7 @@ class Http2Server(Connection):
         del last
         if not self._streams:
             self.closing = True
+            self.lingers = True  # what it says behind that is not answered, and must not cost it what we have said
 
     def receive_eof(self) -> None:
         """The peer will send no more. Requests that are complete are still answered."""

@@ -80,11 +80,10 @@ def retry(rules: Retry, *, repeatable: bool) -> str:
     """When a request is sent again."""
     if rules.attempts <= 1:
         return "off"
-    who = "may be repeated" if repeatable else "only with an idempotency-key"
-    ends = [STATUSES[number].name for number in rules.grpc_statuses]
+    who = "idempotent" if repeatable else "only with an idempotency-key"
     said = [
         f"{rules.attempts} tries ({who})",
-        f"after {listed((*map(str, rules.statuses), *ends))} or no answer",
+        f"after {listed(map(str, rules.statuses))} or no answer",
         f"pause up to {seconds(rules.backoff_s)}, doubled up to {seconds(rules.backoff_max_s)}",
         f"retry-after up to {seconds(rules.after_s)}",
         f"body up to {rules.body_octets} octets",
@@ -93,6 +92,8 @@ def retry(rules: Retry, *, repeatable: bool) -> str:
         said.insert(1, f"each at most {seconds(rules.per_try_s)}")
     if rules.hedge_s:
         said.insert(1, f"a second one beside the first after {seconds(rules.hedge_s)}")
+    if rules.repeats_calls:
+        said.append(f"gRPC calls after {listed(STATUSES[number].name for number in rules.grpc_statuses)}")
     return "; ".join(said)
 
 
