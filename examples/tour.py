@@ -2,7 +2,8 @@
 
     flui up compose/shop.yaml -- .venv/bin/python examples/tour.py
 
-Only the standard library: what it does, any client in any language can do. Exit 1 on any surprise.
+Only the standard library: what it does, any client in any language can do; for gRPC grpcio, and where that is not installed those steps
+are left out. Exit 1 on any surprise.
 """
 
 import collections
@@ -341,6 +342,16 @@ def told():
     insist(counted and float(counted[0].split()[-1]) >= 1, "counted, for Prometheus to read at every sidecar", said[:300])
 
 
+def called():
+    """The steps 9 to 12, which need grpcio."""
+    try:
+        import tour_grpc
+    except ImportError as error:
+        print(f"\n(left out: calls by gRPC: {error}; pip install -r examples/services/warehouse/requirements.txt)", flush=True)
+    else:
+        tour_grpc.main()
+
+
 def main():
     if not (RUN / "processes.json").exists():
         sys.exit("the tour needs a running shop: flui up compose/shop.yaml -- .venv/bin/python examples/tour.py")
@@ -353,6 +364,7 @@ def main():
     rotated()
     retried()
     told()
+    called()
     print(f"\n{paint('1;32', 'All as promised')}, in {time.monotonic() - begun:.1f} s. To leave the shop running:\n")
     print("   flui up compose/shop.yaml\n")
 

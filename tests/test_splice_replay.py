@@ -562,3 +562,15 @@ def test_time_never_stands_still_over_many_quick_hops(spent_s, left):
     asked.deadline = 100
     splice, _ = spliced(asked)
     assert splice.left_ms(10.0 + spent_s) == left
+
+
+def test_what_comes_after_the_end_is_not_taken_for_the_whole_request():
+    """It was answered before it was complete: what is kept lacks the rest, and may not be sent to anybody."""
+    splice, _ = spliced(head(b"PUT", length=5))
+    splice.keep(100)
+    splice.from_down(Data(3, b"he"))
+    splice.fail(Fault.NO_ENDPOINT)
+    splice.from_down(Data(3, b"llo"))
+    splice.from_down(End(3))
+    assert splice.request_ended
+    assert not splice.can_repeat

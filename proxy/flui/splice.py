@@ -161,6 +161,8 @@ class Splice:
             self.reset(event.fault)
             return
         if self.done:
+            if isinstance(event, Data):
+                self._kept = None  # what is kept is not the whole request any more
             return
         up = self.up
         if up is None or self._kept is not None:

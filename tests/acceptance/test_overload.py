@@ -100,6 +100,10 @@ def test_three_times_the_capacity_is_borne(tmp_path, draw, layout):
             swept = measured(load, share * CAPACITY, 6, seed=3)
             tell(f"{name}, {share} x capacity", swept, f"; limit {total('flui_concurrency_limit'):.0f}")
             peak = max(peak, swept.goodput)
+        empty = [one.rss() for one in proxies]
+        measured(
+            load, 3 * CAPACITY, 5, seed=5
+        )  # every connection that it takes is open and has been used: what grows from here on is a leak
         begun = sum(module.ask()["begun"] for module in modules)
         arrived, shed = total("flui_requests_total"), total("flui_shed_total")
         rss, cpu_s = [one.rss() for one in proxies], [one.cpu_s() for one in proxies]
@@ -112,7 +116,9 @@ def test_three_times_the_capacity_is_borne(tmp_path, draw, layout):
         print(
             f"{name}: goodput {over.goodput / peak:.3f} of the peak ({peak:.0f}/s), p99 {over.p99_s / calm.p99_s:.2f} x, "
             f"queue in a module at most {max(one['queue'] for one in after)}, RSS "
-            + ", ".join(f"{b / MIB:.1f} + {g / MIB:.2f} MiB" for b, g in zip(rss, grown, strict=True))
+            + ", ".join(
+                f"{e / MIB:.1f}, when it began {b / MIB:.1f}, then + {g / MIB:.2f} MiB" for e, b, g in zip(empty, rss, grown, strict=True)
+            )
         )
         assert set(over.outcomes) <= {(200, ""), (503, "overloaded later")}
         assert over.goodput >= 0.9 * peak

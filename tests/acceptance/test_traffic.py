@@ -208,7 +208,7 @@ class Windows:
 
 
 def mirrors():
-    routes = "timeouts: {keepalive: 10m}\nroutes:\n"
+    routes = "timeouts: {keepalive: 10m, header: 10m}\nroutes:\n"
     for mode in MODES:
         mirror = f", mirror: m-{mode}" if mode in TARGETS else ""
         routes += f"  - {{name: {mode}, match: {{hosts: [stable], path: /{mode}}}, to: stable{mirror}}}\n"

@@ -186,6 +186,27 @@ def test_half_a_request_is_not_copied(tmp_path):
     mesh.run(story())
 
 
+def test_what_nobody_was_sent_is_not_copied(tmp_path):
+    """Refused or aborted by the sidecar itself: a copy would be traffic that the service never had, and its body is not kept."""
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        aborts = await mirrored(mesh)
+        file = aborts.web.file
+        file.write_text(file.read_text().replace("retry: off", "retry: off, inject: {abort: 418}"))
+        await aborts.web.running.reload()
+        for octets in (GET, put(b"hello"), put(b"x" * 100_000)):
+            assert (await mesh.call(aborts.web, octets, None)).status == 418
+        file.write_text(file.read_text().replace(", inject: {abort: 418}", ""))
+        await aborts.web.running.reload()
+        assert (await mesh.call(aborts.web, put(b"hello"), None)).status == 200
+        await aborts.counted({"sent": 1, "answered": 1})
+        assert [request.body for request in aborts.shadow.requests] == [b"hello"]
+        await rested(aborts.web)
+
+    mesh.run(story())
+
+
 # --- what its service does is nobody's business ------------------------------------------------------------------------------
 
 

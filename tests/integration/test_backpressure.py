@@ -145,6 +145,7 @@ def test_an_early_response_reaches_the_caller_and_ends_both_connections(tmp_path
         await caller.send(POST + b"content-length: 5000000\r\n\r\n" + b"x" * 1000)
         answer = await caller.answer()
         assert (answer.status, answer.body) == (403, b"no\n")
+        assert answer.get(b"connection") == b"close", "or the caller would send its next request to nobody"
         assert await caller.closed() == b""
         caller.close()
         await until(lambda: not backend.open, "the connection to the module is dropped")

@@ -119,8 +119,8 @@ def shop(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_every_service_has_an_address_of_its_own_and_answers_there(shop):
-    assert list(shop.modules) == ["web", "orders", "stock-1", "stock-2", "stock-3"]
-    assert len({module["inbound"].rpartition(":")[0] for module in shop.modules.values()}) == 5
+    assert list(shop.modules) == ["web", "orders", "stock-1", "stock-2", "stock-3", "counter", "warehouse"]
+    assert len({module["inbound"].rpartition(":")[0] for module in shop.modules.values()}) == 7
     assert ask(shop.modules["web"]["outbound"], "orders", "GET", "/orders")[0] == 200
 
 

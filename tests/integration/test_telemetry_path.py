@@ -4,8 +4,13 @@ import asyncio
 import json
 import re
 
+import pytest
+
+from flui.telemetry import families as of
 from flui.telemetry.exposition import page
 from support.mesh import TRACE, Mesh, answers, until
+from support.mixed import Mixed, compare_log, compare_page
+from support.witness import Observed
 
 GET = b"GET /items?id=7 HTTP/1.1\r\nhost: orders\r\n"
 TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -174,5 +179,88 @@ def test_identity_headers_are_minted_by_the_sidecar_alone(tmp_path):
         assert ours == [(b"flui-principal", b"spiffe://shop/web")], "and no roles, as it has none"
         assert [v for n, v in request.fields if n == b"forwarded"] == [b"for=127.0.0.1;proto=https"]
         assert not [n for n, _ in request.fields if n.startswith(b"x-")]
+
+    mesh.run(story())
+
+
+@pytest.mark.slow
+def test_a_mixed_load_is_told_as_callers_and_modules_saw_it(tmp_path):
+    """The short form of acceptance/test_truth.py: 26 kinds of requests, every counter and every member of both logs, which rotate."""
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        async with Observed(mesh) as observed:
+            mixed = Mixed(mesh, observed)
+            await mixed.start(rotate="16KiB")
+            await mixed.load(500)
+            await mixed.misbehave()
+            await mixed.settle()
+            await mixed.spans()
+            pages = {side: side.page() for side in (mixed.web, mixed.orders)}
+            await mixed.observers()
+            for side, said in pages.items():
+                expected = mixed.expected[side.name]
+                lines = await side.logged(len(expected) + (len(mixed.malformed) if side is mixed.web else 0))
+                compare_log(expected, lines, mixed.offset)
+                compare_page(mixed, side, said)
+                assert len(side.log_files()) > 1, "it was rotated"
+
+    mesh.run(story(), timeout_s=50)
+
+
+def test_a_sample_leaves_out_successes_alone_and_both_hops_keep_the_same(tmp_path):
+    mesh = Mesh(tmp_path)
+
+    async def some(backend, request, reader, writer):
+        if request is not None and b"/missing" in request.target:
+            writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+            return True
+        return await answers(backend, request, reader, writer)
+
+    async def story():
+        backend = await mesh.backend(some)
+        log = "{file: access.log, successes: 20%}"
+        orders = await mesh.sidecar("orders", app=backend, access_log=log)
+        web = await mesh.sidecar("web", services=f"  orders: {{endpoints: ['{orders.inbound}']}}", access_log=log)
+        caller = await mesh.caller(web, None)
+        for number in range(400):
+            await caller.ask(b"GET /%b HTTP/1.1\r\nhost: orders\r\n\r\n" % (b"missing" if number % 10 == 0 else b"items"))
+        caller.close()
+        for side in (web, orders):
+            left_out = side.running.relay.recorder.sampled
+            lines = side.log()
+            assert len(lines) + left_out == 400
+            assert sum(line["status"] == 404 for line in lines) == 40
+            shown = len(lines) - 40
+            assert abs(shown - 0.2 * 360) <= 4.5 * (360 * 0.2 * 0.8) ** 0.5
+            assert f"{of.LOG_LINES_SAMPLED.name} {left_out}" in page(side.running.meters)
+        assert {line["trace"] for line in web.log()} == {line["trace"] for line in orders.log()}
+
+    mesh.run(story())
+
+
+def test_rotation_under_load_loses_no_line(tmp_path):
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        backend = await mesh.backend()
+        orders = await mesh.sidecar("orders", app=backend, access_log="{file: access.log, rotate: 8KiB, keep: 1000}")
+        many = 600
+
+        async def keep_asking(first):
+            caller = await mesh.caller(orders)
+            for number in range(first, many, 6):
+                assert (await caller.ask(b"GET /items/%d HTTP/1.1\r\nhost: orders\r\n\r\n" % number)).status == 200
+            caller.close()
+
+        await asyncio.gather(*(keep_asking(first) for first in range(6)))
+        writer = orders.running.access_log
+        assert writer.flush(2.0)
+        files = [*orders.folder.glob("access.log.*"), orders.folder / "access.log"]
+        assert len(files) > 1
+        assert writer.rotations == len(files) - 1
+        lines = [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
+        assert sorted(int(line["path"].split("/")[2]) for line in lines) == list(range(many))
+        assert writer.dropped == 0
 
     mesh.run(story())

@@ -62,10 +62,10 @@ def line_of(text, part):
     return next(number for number, line in enumerate(text.splitlines(), 1) if part in line)
 
 
-def test_the_shop_has_three_services_and_three_replicas_of_one():
+def test_the_shop_has_five_services_and_three_replicas_of_one():
     shop = load(SHOP)
-    assert [module.name for module in shop.modules] == ["web", "orders", "stock-1", "stock-2", "stock-3"]
-    assert [companion.service for companion in shop.companions] == ["web", "orders", "stock", "stock", "stock"]
+    assert [module.name for module in shop.modules] == ["web", "orders", "stock-1", "stock-2", "stock-3", "counter", "warehouse"]
+    assert [companion.service for companion in shop.companions] == ["web", "orders", "stock", "stock", "stock", "counter", "warehouse"]
     assert shop.trust_domain == "shop"
     assert shop.identities == ("tour",)
     assert all((module.folder / module.twin[-1]).is_file() for module in shop.modules if module.twin)
@@ -168,8 +168,9 @@ def test_a_mistake_in_a_part_that_replicas_share_is_told_once(tmp_path):
     )
     compose = tmp_path / "compose"
     compose.mkdir()
-    for inner in ("examples/services/web", "examples/services/orders", "examples/services/stock", "policy"):
-        (tmp_path / inner).mkdir(parents=True)
+    for inner in ("web", "orders", "stock", "counter", "warehouse"):
+        (tmp_path / "examples" / "services" / inner).mkdir(parents=True)
+    (tmp_path / "policy").mkdir()
     told = problems(compose, text)
     assert len(told) == 1, told
     assert told[0].startswith(f"pair.yaml:{line_of(text, 'app: x')}: app: ")

@@ -614,7 +614,7 @@ def _web(mixed: Mixed, ledger: Ledger) -> None:
     hedged = len(of_kind["hedged"])
     again = sum(len(mixed.notes[plan.found.id]) - 1 for kind in ("again", "keyed") for plan in of_kind[kind])
     ledger.equal(of.RETRIES, {("stock", "sent"): again, ("stock", "given_up"): len(of_kind["long"])}, zero=_pre())
-    ledger.equal(of.HEDGES, {("stock", "sent"): hedged, ("stock", "won"): hedged})
+    ledger.equal(of.HEDGES, {("stock", "sent"): hedged, ("stock", "won"): hedged}, zero=lambda _: True)
     ledger.equal(of.ENDPOINT_REQUESTS, {
         ("orders", "orders-1"): len(at_orders), ("shadow", "shadow"): len(mixed.shadow.notes),
         **{("stock", each.name): len(each.notes) for each in mixed.stock},
@@ -622,15 +622,15 @@ def _web(mixed: Mixed, ledger: Ledger) -> None:
     assert len(notes) == sum(each.attempts for each in mixed.expected["web"] if each.authority == "stock")
     copies = len(mixed.shadow.notes)
     assert copies == len(of_kind["mirrored"])
-    ledger.equal(of.MIRRORED, {("shadow", "sent"): copies, ("shadow", "answered"): copies})
+    ledger.equal(of.MIRRORED, {("shadow", "sent"): copies, ("shadow", "answered"): copies}, zero=lambda _: True)
     limited = sum(plan.found.status == 429 for plan in of_kind["limited"])
     assert limited, "the limit is below what is sent"
-    ledger.equal(of.RATE_LIMITED, {("outbound", "limited"): limited})
+    ledger.equal(of.RATE_LIMITED, {("outbound", "limited"): limited}, zero=lambda _: True)
     aborted = [plan for plan in of_kind["drill"] if plan.found.status == 418]
     delayed = [
         plan for plan in of_kind["drill"] if plan.found.status != 418 and mixed.notes[plan.found.id][0].began - plan.found.began >= DELAY_S
     ]
-    ledger.equal(of.INJECTED, {("drill", "abort"): len(aborted), ("drill", "delay"): len(delayed)})
+    ledger.equal(of.INJECTED, {("drill", "abort"): len(aborted), ("drill", "delay"): len(delayed)}, zero=lambda _: True)
     ledger.equal(of.CONNECTIONS_ACCEPTED, {("outbound",): mixed.connects["outbound"]})
     ledger.equal(of.UPSTREAM_CONNECTS, {
         ("orders", "connected"): mixed.orders_accepted - mixed.connects["inbound"],

@@ -13,7 +13,7 @@ from flui.model.decision import Why
 from flui.policy.base import Policy, PolicySource, Text
 from flui.policy.casbin import load
 from flui.policy.index import DenyAll
-from flui.telemetry.accesslog import RANDOM_PART, AccessLog, fixed, sample_bound
+from flui.telemetry.accesslog import RANDOM_FROM, RANDOM_TO, AccessLog, fixed, sample_bound
 from flui.telemetry.journal import Journal
 from flui.telemetry.tap import QUEUED, TAPS, FilterError, Filters, Record, Refusal, Tap, Taps
 
@@ -332,8 +332,8 @@ def test_a_sample_is_the_part_that_the_access_log_would_keep(sample: str, share_
     kept = 0
     for number in range(20_000):
         trace = b"00-%032x-b7ad6b7169203331-00" % (number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128))
-        holds = filters.hold(record(trace=trace)) if number < 50 else bound is None or trace[RANDOM_PART] < bound
-        assert holds == (bound is None or trace[RANDOM_PART] < bound)
+        holds = filters.hold(record(trace=trace)) if number < 50 else bound is None or trace[RANDOM_FROM:RANDOM_TO] < bound
+        assert holds == (bound is None or trace[RANDOM_FROM:RANDOM_TO] < bound)
         kept += holds
     assert abs(kept - 2 * share_bp) <= 3 * (2 * share_bp * (1 - share_bp / 10_000)) ** 0.5
 
@@ -345,7 +345,7 @@ def test_a_smaller_sample_is_part_of_every_larger_one_and_what_opentelemetry_tak
     for share in (0, 1, 100, 1_000, 5_000, 9_999):
         bound = sample_bound(share, 10_000)
         assert bound is not None
-        kept = {each for each in ids if (b"00-%032x-b7ad6b7169203331-01" % each)[RANDOM_PART] < bound}
+        kept = {each for each in ids if (b"00-%032x-b7ad6b7169203331-01" % each)[RANDOM_FROM:RANDOM_TO] < bound}
         assert kept == {each for each in ids if each % (1 << 64) < share * (1 << 64) // 10_000}
         assert before <= kept
         before = kept

@@ -88,7 +88,7 @@ class Stock:
 
     def look_for(self, item, context):
         begun, left_s, over = time.monotonic(), context.time_remaining(), threading.Event()
-        say(f"looking for {item}" + ("" if left_s is None else f"; there are {left_s:.2f} s to find it"))
+        say(f"looking for {item}" + ("" if left_s is None else f"; there are {left_s:.3f} s to find it"))
         if not context.add_callback(over.set) or over.wait(SLOW_S):
             say(f"nobody waits for {item} any more, after {time.monotonic() - begun:.2f} s")
 

@@ -165,6 +165,7 @@ class Exchange:
 
     def _attach(self, connection: Upstream, now: float) -> None:
         self.splice.endpoint = connection.member.label
+        connection.member.total += 1
         self.up = connection
         connection.owner = self
         self.splice.attach(connection.codec, now)
@@ -211,6 +212,7 @@ class Exchange:
                 return
             pool.leave(member)
             if fault is Fault.CIRCUIT_OPEN:
+                self.splice.endpoint = b""  # nobody was asked
                 self.down.relay.tripped(pool.cluster.name, "pending")
                 self.splice.fail(fault)
                 return
@@ -453,10 +455,11 @@ class Exchange:
     def finish(self, now: float) -> None:
         """Gives back what was borrowed. The splice is done."""
         pool = self.pool
+        splice = self.splice
         if pool is None:
+            splice.retrier = None  # see below
             return
         up = self.up
-        splice = self.splice
         if up is not None:
             self.up = None
             fault = splice.fault

@@ -99,6 +99,7 @@ class Hedge:
         connection.owner = self
         self.begun_at = now
         splice.tries += 1
+        connection.member.total += 1
         self.stream = splice.say(connection.codec, now)
         for event in splice.kept():
             event.stream = self.stream

@@ -51,7 +51,12 @@ class Mirrors:
         return len(self._running)
 
     def send(self, splice: Splice, key: bytes) -> None:
-        """The exchange is over: its copy begins once the caller has its answer, if there is all of it and room for it."""
+        """The exchange is over: its copy begins once the caller has its answer, if there is all of it and room for it.
+
+        A request that we answered ourselves, and nobody was sent, is not copied either: it is not part of the service's traffic.
+        """
+        if not splice.sent:
+            return
         relay = self._relay
         pool = relay.pools.by_name.get(splice.mirror)
         member: Member | None = None
@@ -109,6 +114,7 @@ class _Copy:
         splice = self._splice
         self._up = connection
         connection.owner = self
+        connection.member.total += 1
         self._relay.meters.count(MIRRORED, self._pool.cluster.name, "sent")
         self._stream = splice.say(connection.codec, now)
         for event in splice.kept():

@@ -36,7 +36,7 @@ class Member:
         self.active = 0
         """Requests in flight; the upstream pool counts them."""
         self.total = 0
-        """Requests so far, all tries together."""
+        """Requests that were sent to it so far, all tries together; whoever sends one counts it."""
         self.available = True
         """It may be picked."""
         self.out = False

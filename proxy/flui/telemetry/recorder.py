@@ -12,7 +12,7 @@ from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import is_sampled
 from flui.model.resilience import WHOLE_BP
 from flui.splice import Splice
-from flui.telemetry.accesslog import RANDOM_PART, AccessLog, fixed, sample_bound
+from flui.telemetry.accesslog import RANDOM_FROM, RANDOM_TO, AccessLog, fixed, sample_bound
 from flui.telemetry.families import FAULTS, GRPC_CALLS
 from flui.telemetry.logwriter import LogWriter
 from flui.telemetry.meters import Meters
@@ -76,7 +76,7 @@ class Recorder:
             self._span(splice, now, tls_s)
         writer = self._writer
         bound = self._bound
-        if bound is not None and writer is not None and fault is None and status < 400 and trace[RANDOM_PART] >= bound:
+        if bound is not None and writer is not None and fault is None and status < 400 and trace[RANDOM_FROM:RANDOM_TO] >= bound:
             self.sampled += 1
             writer = None
         tapped = self.taps.active

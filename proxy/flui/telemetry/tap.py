@@ -26,7 +26,7 @@ from flui.model.resilience import WHOLE_BP
 from flui.policy.base import ANY, Policy
 from flui.policy.index import Index
 from flui.routing.pattern import Pattern, complaint
-from flui.telemetry.accesslog import RANDOM_PART, sample_bound
+from flui.telemetry.accesslog import RANDOM_FROM, RANDOM_TO, sample_bound
 from flui.telemetry.journal import Journal
 
 ACTION: Final = "TAP"
@@ -446,7 +446,7 @@ def _sample(value: str) -> Callable[[Record], bool]:
     if not 0 < share <= WHOLE_BP:
         raise FilterError(f"sample: {value!r} is no part; write 0.1 or 10%, at least 0.01% and at most all")
     bound = sample_bound(share, WHOLE_BP)
-    return lambda record: bound is None or record.trace[RANDOM_PART] < bound
+    return lambda record: bound is None or record.trace[RANDOM_FROM:RANDOM_TO] < bound
 
 
 def _count(value: str) -> int:

@@ -132,7 +132,6 @@ class ClusterPool:
             # It comes back slowly: most of what would be its own goes to the next one meanwhile.
             member = self._picker.pick(key, (*tried, member)) or member
         member.active += 1
-        member.total += 1
         self.active += 1
         return member
 
@@ -143,7 +142,6 @@ class ClusterPool:
             return None
         member = min(left, key=lambda candidate: candidate.active)
         member.active += 1
-        member.total += 1
         self.active += 1
         return member
 
@@ -377,14 +375,10 @@ class ClusterPool:
             opening = self._openings[member] = Opening()
         try:
             connection = await connect(self, member, cluster, self._credentials, self._limits, self._timeouts.connect_s)
-        except DialError as error:
-            self._dialled(error.fault.value)
-            self._opened(member, opening, None, error)
-            self._wake()
-            raise
-        except BaseException:
-            self._dialled("failed")
-            self._opened(member, opening, None, None)
+        except BaseException as error:
+            failure = error if isinstance(error, DialError) else None
+            self._dialled("failed" if failure is None else failure.fault.value)
+            self._opened(member, opening, None, failure)
             self._wake()
             raise
         self._all.add(connection)

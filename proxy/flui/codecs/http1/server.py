@@ -382,6 +382,8 @@ class Http1Server:
             out.append(b"\r\n")
             return
         self._responding = True
+        if self._state == _BODY:
+            self._close = True  # it may be complete before its request is, and nobody shall send another one after that (A9)
         if status == 204 or status == 304:
             self._bodiless = True
         self._chunked = False

@@ -191,7 +191,7 @@ def test_everything_slow_is_closed_by_its_limit_and_counted(tmp_path, monkeypatc
         assert await asyncio.gather(*writers) == [408] * 2 * each
         await until(lambda: not orders.connections and not inbound.busy, "all are closed", 10)
         assert not any(stands(sock) for sock in halves)
-        await until(lambda: not held(orders), "the kernel keeps nothing either, not even for those who do not read", 10)
+        await until(lambda: not held(orders), "the kernel keeps nothing either, not even for those who do not read", 20)
         assert orders.refused() == {"timeout": each}
         assert orders.faults()["request_timeout"] == 2 * each
         assert sum(orders.faults().values()) == 3 * each
@@ -202,7 +202,7 @@ def test_everything_slow_is_closed_by_its_limit_and_counted(tmp_path, monkeypatc
         for sock in halves:
             sock.close()
 
-    mesh.run(story())
+    mesh.run(story(), 60)
 
 
 def test_a_connection_that_is_over_leaves_nothing_for_the_collector(tmp_path):
