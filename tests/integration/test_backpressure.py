@@ -149,7 +149,9 @@ def test_an_early_response_reaches_the_caller_and_ends_both_connections(tmp_path
         assert await caller.closed() == b""
         caller.close()
         await until(lambda: not backend.open, "the connection to the module is dropped")
-        await until(lambda: not any(c.busy for gate in orders.running.gates for c in gate.connections), "the stream between the two is over")
+        await until(
+            lambda: not any(c.busy for gate in orders.running.gates for c in gate.connections), "the stream between the two is over"
+        )
         assert (await mesh.call(web, GET, None)).status == 403
 
     mesh.run(story())

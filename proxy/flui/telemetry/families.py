@@ -124,7 +124,10 @@ ENDPOINT_SHARE: Final = Family(
     "flui_endpoint_share", Kind.GAUGE, ("cluster", "endpoint"), "Part of its full share that it gets (slow start)."
 )
 ENDPOINT_REQUESTS: Final = Family(
-    "flui_endpoint_requests_total", Kind.COUNTER, ("cluster", "endpoint"), "Tries sent to the endpoint, retries, hedges and copies included."
+    "flui_endpoint_requests_total",
+    Kind.COUNTER,
+    ("cluster", "endpoint"),
+    "Tries sent to the endpoint, retries, hedges and copies included.",
 )
 ENDPOINT_ACTIVE: Final = Family("flui_endpoint_requests_active", Kind.GAUGE, ("cluster", "endpoint"), "Requests in flight.")
 CLUSTER_PANIC: Final = Family("flui_cluster_panic", Kind.GAUGE, ("cluster",), "1 while fewer than half of the endpoints are well.")
