@@ -238,6 +238,7 @@ class Pair:
         app: str,
         *,
         mesh: bool = True,
+        replicas: int = 1,
         rules: str = RULES,
         service: str = "",
         web: str = EVERYTHING,
@@ -249,6 +250,7 @@ class Pair:
             folder: For all files.
             app: URL of the module.
             mesh: Without it there is no `web`.
+            replicas: Of `orders`, all with the same module; `orders` is the first of them.
             rules: Policy rows of both sides.
             service: Lines of YAML for `services.orders` of `web`.
             web: Further lines of YAML for `web`.
@@ -257,14 +259,23 @@ class Pair:
         self.folder = folder
         self.ports = Ports()
         self.mesh = Mesh(folder)
-        self.inbound = self.ports.take()
         self.outbound = self.ports.take()
         """Where peers send plain requests."""
-        file = self.mesh.prepare("orders", app=app, rules=rules, outbound="off", more=orders)
-        self.orders = SidecarProcess("orders", file, "--inbound", str(self.inbound), "--admin", str(file.parent / "admin.sock"))
-        self.sides = [self.orders]
+        self.replicas: list[SidecarProcess] = []
+        inbounds = [self.ports.take() for _ in range(replicas)]
+        self.inbound = inbounds[0]
+        for number, inbound in enumerate(inbounds):
+            place = Mesh(folder / f"orders-{number + 1}")
+            place.ca = self.mesh.ca
+            file = place.prepare("orders", app=app, rules=rules, outbound="off", more=orders)
+            admin = str(file.parent / "admin.sock")
+            self.replicas.append(SidecarProcess(f"orders-{number + 1}", file, "--inbound", str(inbound), "--admin", admin))
+        self.orders = self.replicas[0]
+        self.sides = list(self.replicas)
         if mesh:
-            services = f"  orders:\n    endpoints: ['{self.inbound}']\n" + "".join(f"    {line}\n" for line in service.splitlines())
+            services = f"  orders:\n    endpoints: [{', '.join(repr(str(inbound)) for inbound in inbounds)}]\n" + "".join(
+                f"    {line}\n" for line in service.splitlines()
+            )
             file = self.mesh.prepare("web", rules=rules, services=services, outbound=str(self.outbound), more=web)
             self.web = SidecarProcess("web", file, "--admin", str(file.parent / "admin.sock"))
             self.sides.append(self.web)
