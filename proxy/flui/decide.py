@@ -47,7 +47,20 @@ _NO_VALUES: Final[tuple[tuple[bytes, ...], ...]] = ()
 class Snapshot:
     """Everything decisions depend on, compiled. Never changed; its flow table remembers decisions made from it."""
 
-    __slots__ = ("_limit", "_listeners", "app_table", "clusters", "config", "flows", "identity", "peers", "policy", "table", "version")
+    __slots__ = (
+        "_limit",
+        "_listeners",
+        "app_table",
+        "clusters",
+        "config",
+        "epoch",
+        "flows",
+        "identity",
+        "peers",
+        "policy",
+        "table",
+        "version",
+    )
 
     def __init__(self, config: Sidecar, policy: Policy, identity: str, version: int) -> None:
         """Compiles a snapshot.
@@ -71,6 +84,8 @@ class Snapshot:
         )
         """Who may stand in a label: everyone whom configuration or policy names (threats C13)."""
         self.flows: dict[Facts, Decision] = {}
+        self.epoch = object()
+        """Tells its decisions from those of other snapshots."""
         self._limit = config.limits.flows
         self._listeners = {listener.name: listener for listener in config.listeners}
 
@@ -259,5 +274,6 @@ def _decision(snapshot: Snapshot, action: Forward | Reply, why: Why) -> Decision
         why=why,
         expires_at=float("inf"),
         labels=(why.listener, why.service, why.route, peer, why.rule),
+        epoch=snapshot.epoch,
         log_text=json.dumps(members, separators=(",", ":"))[1:-1].encode() + b",",
     )

@@ -251,7 +251,7 @@ class Downstream(asyncio.BufferedProtocol):
 
     def _begin(self, head: RequestHead, now: float) -> Exchange | None:
         """A head is complete: it is validated, decided on, and sent on its way or answered."""
-        fault = validate(head)
+        fault = None if head.vetted else validate(head)
         if fault is None and head.protocol:
             fault = Fault.UPGRADE_REFUSED
         if fault is not None:
@@ -262,17 +262,21 @@ class Downstream(asyncio.BufferedProtocol):
         self._used = True
         relay = self.relay
         snapshot = relay.snapshot
-        facts = snapshot.facts(self._gate.listener.name, self.principal, head)
-        decision = snapshot.flows.get(facts)
         decide_s = 0.0
+        decision = head.decided
+        if decision is None or decision.epoch is not snapshot.epoch:
+            facts = snapshot.facts(self._gate.listener.name, self.principal, head)
+            decision = snapshot.flows.get(facts)
         if decision is None or decision.expires_at <= now:
             relay.misses += 1
             begun = time.perf_counter()
+            facts = snapshot.facts(self._gate.listener.name, self.principal, head)
             decision = decide(facts, snapshot, now)
             snapshot.remember(facts, decision)
             decide_s = time.perf_counter() - begun
         else:
             relay.hits += 1
+        head.decided = decision
         trace = relay.traced(head.trace, now) if relay.traces or not head.trace else b""
         exchange = Exchange(self, head, decision, now, trace, self._origin)
         exchange.splice.decide_s = decide_s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flui.model.fault import Fault
 from flui.model.fields import Field
@@ -71,3 +71,5 @@ class Decision:
     """Label values of its metrics, all from configuration and policy: listener, service, route, peer, rule."""
     log_text: bytes
     """The fixed part of its access-log lines, ready JSON members."""
+    epoch: object = field(default=None, compare=False, repr=False)
+    """That of the snapshot it was made under (`Snapshot.epoch`): under another one it means nothing."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from flui.model.decision import Decision
 from flui.model.fault import Fault
 from flui.model.fields import TRACE, Field
 
@@ -30,6 +31,7 @@ class RequestHead:
         "attempt",
         "authority",
         "deadline",
+        "decided",
         "extra",
         "fields",
         "forwarded",
@@ -90,6 +92,8 @@ class RequestHead:
         """Octets of start line, host and `fields` in HTTP/1.1, once somebody has needed them."""
         self.vetted = False
         """The validator has seen it, and found nothing."""
+        self.decided: Decision | None = None
+        """What was decided when this very head was said before on its connection."""
         self.grpc = False
         """It is a gRPC call: a POST with gRPC's content-type. Set by the validator."""
 

@@ -301,7 +301,8 @@ class Http1Client:
         out.append(wire)
         extra = head.extra
         if extra:
-            out.extend([field.wire for field in extra])
+            for field in extra:
+                out.append(field.wire)
         self._left = head.length
         self._chunked = head.length == UNKNOWN
         out.append(b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n")
