@@ -22,7 +22,7 @@ def play(tmp_path, story, *, tls=False, more="", **does):
     async def whole():
         leaf = mesh.ca.leaf("spiffe://shop/stock") if tls else None
         module = await H2Module(**does).listen(leaf, mesh.ca if tls else None)
-        how = "" if tls else ", plaintext: true, protocol: h2"
+        how = "" if tls else ", plaintext: true, protocol: http2"
         web = await mesh.sidecar("web", services=f"  stock: {{endpoints: ['{module.address}']{how}{more}}}")
         callers = []
         real = mesh.caller

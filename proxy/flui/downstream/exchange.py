@@ -19,7 +19,7 @@ from flui.downstream.hedge import Hedge
 from flui.downstream.selfhealth import SelfHealth
 from flui.model.decision import Decision, Forward
 from flui.model.events import RequestHead, Reset, ResponseHead
-from flui.model.fault import ENDPOINT_FAULTS, SHED, UNSENT, Fault
+from flui.model.fault import ENDPOINT_FAULTS, SHED_NAMES, UNSENT_NAMES, Fault
 from flui.model.fields import Field
 from flui.model.topology import SELF
 from flui.resilience.retry import NO_OTHER, asked_pause, verdict
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 _NEVER = float("inf")
 _LEAST_LEFT_S = 0.001
 """With less before its deadline nothing is begun after a pause; timers ring up to so much early."""
-_SHED = frozenset(fault.value.encode() for fault in SHED)
-_UNSENT = frozenset(fault.value.encode() for fault in UNSENT)
 
 
 class Exchange:
@@ -254,7 +252,7 @@ class Exchange:
         hedge = self._hedge
         ended = answered(head) if head is not None and self.splice.head.grpc else None
         counts = head is None or (head.status in forward.retry.statuses if ended is None else ended in forward.retry.grpc_statuses)
-        if hedge is not None and hedge.is_on and counts and (head is None or head.refusal not in _SHED):
+        if hedge is not None and hedge.is_on and counts and (head is None or head.refusal not in SHED_NAMES):
             self._wait_s = _NEVER
             return True  # there is a second try already, which now is the only one
         now = time.monotonic()
@@ -262,7 +260,7 @@ class Exchange:
         if after == NO_OTHER:
             return False
         splice = self.splice
-        unsent = unsent or (head is not None and head.refusal in _UNSENT)
+        unsent = unsent or (head is not None and head.refusal in UNSENT_NAMES)
         tried = (*self.tried, self.up.member) if self.up is not None else self.tried
         found = verdict(
             forward.retry,
@@ -272,7 +270,7 @@ class Exchange:
             unsent=unsent,
             status=head.status if head is not None and not unsent and ended is None else 0,
             grpc=ended.value if ended is not None and not unsent else -1,
-            shed=head is not None and head.refusal in _SHED,
+            shed=head is not None and head.refusal in SHED_NAMES,
             after_s=after,
             left_s=self.deadline - now,
             # An endpoint that only has left one connection is asked anew on another, once.
@@ -466,7 +464,7 @@ class Exchange:
             status = splice.status if not splice.head.grpc else splice.judged()
             if fault is None and status < 500:
                 up.member.vitals.succeeded(splice.first_at - splice.attached_at)
-            elif splice.refusal in _SHED:
+            elif splice.refusal in SHED_NAMES:
                 pass  # it is well, and has enough to do
             elif fault is None or fault in ENDPOINT_FAULTS:
                 self.failed(up.member, now)

@@ -118,3 +118,8 @@ ENDPOINT_FAULTS: Final = frozenset(
     )
 )
 """Faults that speak against the endpoint that was asked."""
+
+SHED_NAMES: Final = frozenset(fault.value.encode() for fault in SHED)
+"""As another sidecar says them."""
+UNSENT_NAMES: Final = frozenset(fault.value.encode() for fault in UNSENT)
+"""The same."""

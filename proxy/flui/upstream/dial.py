@@ -71,7 +71,7 @@ class _Greeter:
         if spoken not in _OFFERS[cluster.protocol]:
             self.error = DialError(
                 Fault.UPSTREAM_REFUSED,
-                f"{address}: it speaks {spoken}, and {cluster.name} is to be spoken to in HTTP/2 (`protocol: h2`)",
+                f"{address}: it speaks {spoken}, and {cluster.name} is to be spoken to in HTTP/2 (`protocol: http2`)",
             )
             cast("asyncio.Transport", transport).abort()
             return

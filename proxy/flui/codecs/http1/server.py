@@ -216,6 +216,7 @@ class Http1Server:
             assert last is not None
             if last.vetted and is_traceparent(trace):  # … or repeats itself but for the trace
                 last.retrace(trace)
+                self._last = octets
                 self._begin(last, size)
                 return
         limits = self._limits
