@@ -157,7 +157,8 @@ class Shop(grpc.GenericRpcHandler):
             self.cancelled_at = time.monotonic()
             over.set()
 
-        context.add_callback(ended)
+        if not context.add_callback(ended):
+            ended()  # it was over before it had well begun
         until = None if seconds is None else time.monotonic() + seconds
         while not self._stopping.is_set():
             left = 1.0 if until is None else until - time.monotonic()

@@ -239,6 +239,7 @@ class Pair:
         *,
         mesh: bool = True,
         replicas: int = 1,
+        plaintext: Address | None = None,
         rules: str = RULES,
         service: str = "",
         web: str = EVERYTHING,
@@ -250,6 +251,7 @@ class Pair:
             folder: For all files.
             app: URL of the module.
             mesh: Without it there is no `web`.
+            plaintext: Where `web` finds `orders` instead, without a sidecar, in HTTP/2 with prior knowledge.
             replicas: Of `orders`, all with the same module; `orders` is the first of them.
             rules: Policy rows of both sides.
             service: Lines of YAML for `services.orders` of `web`.
@@ -273,6 +275,9 @@ class Pair:
         self.orders = self.replicas[0]
         self.sides = list(self.replicas)
         if mesh:
+            if plaintext is not None:
+                inbounds = [plaintext]
+                service += "plaintext: true\nprotocol: http2\n"
             services = f"  orders:\n    endpoints: [{', '.join(repr(str(inbound)) for inbound in inbounds)}]\n" + "".join(
                 f"    {line}\n" for line in service.splitlines()
             )

@@ -45,6 +45,7 @@ class ClusterPool:
         "_credentials",
         "_current",
         "_dialling",
+        "_full",
         "_idle",
         "_joiners",
         "_judged_at",
@@ -80,6 +81,8 @@ class ClusterPool:
         self._meters = meters
         self._random = random.random
         self._idle: dict[Member, list[Single]] = {}
+        self._full: set[Member] = set()
+        """Members none of whose shared connections had room, until one has again: a thousand of them are not asked for each request."""
         self._shared: dict[Member, list[Shared]] = {}
         """Those that may take one more exchange, now or when one is over."""
         self._alone: set[Member] = set()
@@ -122,6 +125,7 @@ class ClusterPool:
                 for shared in self._shared.pop(member):
                     shared.drain()
         self._alone &= kept
+        self._full &= kept
 
     def pick(self, key: bytes, tried: Sequence[Member]) -> Member | None:
         """The member that takes a request; it counts as loaded until `release` or `leave`."""
@@ -161,9 +165,12 @@ class ClusterPool:
         return self._lane(shared) if shared is not None else None
 
     def _lane(self, among: list[Shared]) -> Lane | None:
+        if not among or among[0].member in self._full:
+            return None
         for shared in among:
             if shared.has_room:
                 return shared.lane()
+        self._full.add(among[0].member)
         return None
 
     def leave(self, member: Member) -> None:
@@ -182,6 +189,7 @@ class ClusterPool:
         if isinstance(connection, Lane):
             shared = connection.shared
             shared.leave(connection, now)
+            self._full.discard(shared.member)
             if self._waiters:
                 self._offer(shared)
             return
@@ -264,6 +272,7 @@ class ClusterPool:
             return
         handed.close()
         if isinstance(handed, Lane):
+            self._full.discard(handed.member)
             self._offer(handed.shared)
 
     async def dial(self, member: Member, owner: Owner) -> Upstream:
@@ -401,6 +410,7 @@ class ClusterPool:
             return connection
         self._alone.discard(member)
         lane = connection.lane()
+        self._full.discard(member)
         if member in self._current:
             self._shared.setdefault(member, []).append(connection)
         else:
