@@ -324,10 +324,7 @@ class ClusterPool:
 
     def _may_share(self, member: Member) -> bool:
         """A connection to `member` may turn out to speak HTTP/2."""
-        spoken = self.cluster.protocol
-        if spoken is Protocol.AUTO:
-            return self.cluster.identity is not None and member not in self._alone
-        return spoken is Protocol.HTTP2
+        return self._shares and member not in self._alone
 
     def _make_room(self) -> None:
         """One that idles makes room: nobody waits beside what nobody uses."""
@@ -469,12 +466,10 @@ class ClusterPool:
         """Closes connections whose peer is not trusted any more (bundle changed, certificate expired); says how many."""
         if self._credentials is None:
             return 0
-        closed = 0
-        for connection in list(self._all):
-            if connection.peer is not None and still_trusted(connection.peer, self._credentials, unix_now) is not None:
-                connection.close()
-                closed += 1
-        return closed
+        void = [c for c in self._all if c.peer is not None and still_trusted(c.peer, self._credentials, unix_now) is not None]
+        for connection in void:
+            connection.close()
+        return len(void)
 
     def renew(self, unix_now: float) -> None:
         """Has shared connections whose certificates are about to lapse take no new exchange, so that others are dialled in time."""
@@ -489,8 +484,7 @@ class ClusterPool:
 
     def idle_count(self) -> int:
         """Idle connections: those on which no exchange is under way."""
-        idle = sum(len(idle) for idle in self._idle.values())
-        return idle + sum(not shared.busy for among in self._shared.values() for shared in among)
+        return sum(map(len, self._idle.values())) + sum(not shared.busy for among in self._shared.values() for shared in among)
 
     def open_count(self) -> int:
         """All connections."""
