@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import count
 from typing import Final
 
 from flui.codecs.grpc import method_of, timeout_text
@@ -41,6 +42,7 @@ _KEPT_PATH: Final = 256
 _OTHER: Final = "other"
 """The peer of everyone whom nobody has named."""
 
+_EPOCHS: Final = count(1)
 _NO_VALUES: Final[tuple[tuple[bytes, ...], ...]] = ()
 
 
@@ -84,7 +86,7 @@ class Snapshot:
         )
         """Who may stand in a label: everyone whom configuration or policy names (threats C13)."""
         self.flows: dict[Facts, Decision] = {}
-        self.epoch = object()
+        self.epoch = next(_EPOCHS)
         """Tells its decisions from those of other snapshots."""
         self._limit = config.limits.flows
         self._listeners = {listener.name: listener for listener in config.listeners}

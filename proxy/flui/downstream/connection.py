@@ -264,7 +264,7 @@ class Downstream(asyncio.BufferedProtocol):
         snapshot = relay.snapshot
         decide_s = 0.0
         decision = head.decided
-        if decision is None or decision.epoch is not snapshot.epoch:
+        if decision is None or decision.epoch != snapshot.epoch:
             facts = snapshot.facts(self._gate.listener.name, self.principal, head)
             decision = snapshot.flows.get(facts)
         if decision is None or decision.expires_at <= now:

@@ -71,5 +71,5 @@ class Decision:
     """Label values of its metrics, all from configuration and policy: listener, service, route, peer, rule."""
     log_text: bytes
     """The fixed part of its access-log lines, ready JSON members."""
-    epoch: object = field(default=None, compare=False, repr=False)
+    epoch: int = field(default=0, compare=False, repr=False)
     """That of the snapshot it was made under (`Snapshot.epoch`): under another one it means nothing."""
