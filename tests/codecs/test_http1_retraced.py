@@ -88,3 +88,16 @@ def test_the_record_of_an_exchange_keeps_the_trace_that_it_had():
     sent = client.take()
     assert b"%032x" % 1 in sent
     assert b"%032x" % 2 not in sent
+
+
+def test_what_was_decided_is_forgotten_with_the_trace():
+    """A route may match on the field itself."""
+    server = Http1Server(Limits(), b"http")
+    for n in (1, 2):
+        server.receive(b"GET /a HTTP/1.1\r\nHost: x\r\ntraceparent: 00-%032x-%016x-01\r\n\r\n" % (n, n))
+        head, _ = server.events()
+        assert validate(head) is None
+        assert head.decided is None
+        head.decided = DECISION
+        server.send(ResponseHead(n, 204, [], 0))
+        server.send(End(n))

@@ -131,6 +131,7 @@ class RequestHead:
         if self.http1:  # with the end of the line before it, which no value can hold
             self.http1 = self.http1.replace(b"\r\ntraceparent: %b\r\n" % self.trace, b"\r\n" + wire, 1)
         self.trace = traceparent
+        self.decided = None  # a route may ask for this field, too
 
     def __repr__(self) -> str:
         return f"RequestHead({self.stream}, {self.method!r}, {self.authority!r}, {self.path + self.query!r}, length={self.length})"
