@@ -134,6 +134,7 @@ def test_one_trace_goes_from_the_caller_to_the_last_module(tmp_path):
             for side, own in zip(hops.sides, (1, 2, 1), strict=True):
                 lines = side.log()
                 assert [line["trace"] for line in lines] == [trace] * own
+            await until(lambda: hops.spans()["sent"] == 4, "what the collector has, its sender knows of")
             assert hops.spans() == {"sent": 4, "failed": 0, "dropped": 0, "over_rate": 0}
             assert set(collector.paths) == {"/v1/traces"}
 
@@ -165,6 +166,7 @@ def test_a_callers_unsampled_trace_is_passed_on_as_it_is(tmp_path):
             assert (await hops.ask(traceparent=SAMPLED)).status == 200, "one that is, so that there is something to wait for"
             spans = await arrived(collector, 4)
             assert len(spans) == 4
+            await until(lambda: hops.spans()["sent"] == 4, "what the collector has, its sender knows of")
             assert hops.spans() == {"sent": 4, "failed": 0, "dropped": 0, "over_rate": 0}
 
         run(tmp_path, story, tracing(collector))
@@ -309,7 +311,7 @@ def test_a_drain_sends_what_waits(tmp_path):
             for side in hops.sides:
                 await side.stop()
             assert len(chain(collector.spans, hops.seen()[0][3:35])) == 4
-            assert hops.spans()["sent"] == 4
+            await until(lambda: hops.spans()["sent"] == 4, "what the collector has, its sender knows of")
 
         run(tmp_path, story, tracing(collector))
 

@@ -150,7 +150,8 @@ class Shop(grpc.GenericRpcHandler):
         self.begun.set()
         return metadata
 
-    def _wait(self, context: grpc.ServicerContext, seconds: float | None) -> None:
+    def _ending(self, context: grpc.ServicerContext) -> threading.Event:
+        """Set when the call is over, whoever ended it."""
         over = threading.Event()
 
         def ended() -> None:
@@ -159,6 +160,9 @@ class Shop(grpc.GenericRpcHandler):
 
         if not context.add_callback(ended):
             ended()  # it was over before it had well begun
+        return over
+
+    def _wait(self, over: threading.Event, seconds: float | None) -> None:
         until = None if seconds is None else time.monotonic() + seconds
         while not self._stopping.is_set():
             left = 1.0 if until is None else until - time.monotonic()
@@ -174,9 +178,9 @@ class Shop(grpc.GenericRpcHandler):
         item = bytes(fields.get(1, b"")).decode()  # type: ignore[arg-type]  # a length-delimited field
         quantity = int(fields.get(2, 0))
         if item.startswith("sleep:"):
-            self._wait(context, float(item.partition(":")[2]))
+            self._wait(self._ending(context), float(item.partition(":")[2]))
         elif item == "stall":
-            self._wait(context, None)
+            self._wait(self._ending(context), None)
         elif item.startswith("big:"):
             item = "x" * int(item.partition(":")[2])
         if quantity > STOCK:
@@ -189,8 +193,13 @@ class Shop(grpc.GenericRpcHandler):
         item = bytes(fields.get(1, b"")).decode()  # type: ignore[arg-type]  # as above
         most = int(fields.get(2, 0))
         if not most:
-            yield level(item, STOCK)
-            self._wait(context, None)
+            over = self._ending(context)
+            try:
+                yield level(item, STOCK)
+                self._wait(over, None)
+            except GeneratorExit:  # grpcio lets go of a call that is cancelled while it sends
+                self._wait(over, None)
+                raise
         for left in range(most, 0, -1):
             yield level(item, left)
 
