@@ -29,7 +29,7 @@ from load.peers.processes import Processes, StartError, free_port
 from load.peers.tools import CACHE, ROOT, MissingError, Tools, find, native, version
 
 _MIB: Final = 1024 * 1024
-_SETTLES_S: Final = 1.0
+_SETTLES_S: Final = 4.0
 """From accepting to reading the memory of an idle proxy."""
 _WARM_UP_S: Final = 1
 _WARM_UPS: Final = 5

@@ -160,7 +160,7 @@ def test_the_resource_says_whose_spans_they_are() -> None:
         (got,) = collector.wait(1)
     assert got.resource["service.name"] == "orders"
     assert got.resource["service.instance.id"] == "orders-1"
-    assert (got.resource["telemetry.sdk.name"], got.resource["telemetry.sdk.language"]) == ("opentelemetry", "python")
+    assert (got.resource["telemetry.sdk.name"], got.resource["telemetry.sdk.language"]) == ("flui", "python")
     assert got.resource["telemetry.sdk.version"]
     assert got.scope == "flui"
     assert collector.heads[0]["user-agent"] == f"flui/{__version__}"

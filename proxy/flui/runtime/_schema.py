@@ -6,7 +6,6 @@ ways is refused.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -192,9 +191,16 @@ def one_of(text: str, known: Collection[str], what: str, empty: str) -> str:
         return text
     words = sorted(known)
     choice = "write one of " + ", ".join(words[:8]) if words else ""
-    if close := difflib.get_close_matches(text, words, 1, 0.6):
-        choice = f"did you mean `{close[0]}`"
+    if close := _closest(text, words):
+        choice = f"did you mean `{close}`"
     raise Wrong(f"there is no {what} {text!r}", ", or ".join(part for part in (choice, empty) if part))
+
+
+def _closest(text: str, words: Collection[str]) -> str:
+    """The word that was probably meant; empty when it is none of them."""
+    import difflib  # noqa: PLC0415 - for mistakes only
+
+    return next(iter(difflib.get_close_matches(text, words, 1, 0.6)), "")
 
 
 def flag(text: str) -> bool:
@@ -372,8 +378,8 @@ class Reader:
             if key in elsewhere:
                 self.wrong(entry.place, *elsewhere[key])
             elif key not in known:
-                close = difflib.get_close_matches(key, known, 1, 0.6)
-                fix = f"did you mean `{close[0]}`?" if close else "write one of " + ", ".join(sorted(known))
+                close = _closest(key, known)
+                fix = f"did you mean `{close}`?" if close else "write one of " + ", ".join(sorted(known))
                 self.wrong(entry.place, f"there is no key {key!r} here", fix)
             elif not (isinstance(entry, Text) and entry.is_nothing):
                 fields[key] = entry

@@ -4,9 +4,9 @@
                       └─ full: dropped                              ▲   └─ 429, 502-504, no answer: twice more ─┐
                                                                     └───────────────────────────────────────────┘
 
-A collector that is down, hangs or answers octet by octet costs spans and this thread's time, nothing else. The envelope
-(resource, scope) is the SDK's; spans are filled in by hand, because the SDK's way costs 79 µs a span of a lock that the
-event loop needs, and this one 14. A test holds that both say the same.
+A collector that is down, hangs or answers octet by octet costs spans and this thread's time, nothing else. Messages are
+filled in by hand, because the SDK's way costs 79 µs a span of a lock that the event loop needs, and this one 14; and
+the SDK itself costs 1.4 MiB. A test holds that both say the same.
 """
 
 from __future__ import annotations
@@ -23,14 +23,8 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from google.protobuf.message import DecodeError
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.sdk.version import __version__ as sdk_version
-from opentelemetry.trace import SpanContext
 
 from flui import __version__
 from flui.codecs.http1 import Http1Client
@@ -333,24 +327,20 @@ def fill(span: Span, record: SpanRecord) -> None:
 
 
 def _envelope(service: str, instance: str) -> ExportTraceServiceRequest:
-    """A request without spans: who we are, as the SDK says it."""
-    resource = Resource(
-        {
-            "service.name": service,
-            "service.instance.id": instance,
-            "telemetry.sdk.language": "python",
-            "telemetry.sdk.name": "opentelemetry",
-            "telemetry.sdk.version": sdk_version,
-        }
-    )
-    pattern = ReadableSpan(
-        "",
-        context=SpanContext(1, 1, is_remote=False),
-        resource=resource,
-        instrumentation_scope=InstrumentationScope("flui", __version__),
-    )
-    request = encode_spans([pattern])
-    del request.resource_spans[0].scope_spans[0].spans[:]
+    """A request without spans: who we are (semantic conventions, resource: service and telemetry SDK)."""
+    request = ExportTraceServiceRequest()
+    sender = request.resource_spans.add()
+    for key, value in (
+        ("service.name", service),
+        ("service.instance.id", instance),
+        ("telemetry.sdk.language", "python"),
+        ("telemetry.sdk.name", "flui"),
+        ("telemetry.sdk.version", __version__),
+    ):
+        sender.resource.attributes.add(key=key).value.string_value = value
+    scope = sender.scope_spans.add().scope
+    scope.name = "flui"
+    scope.version = __version__
     return request
 
 

@@ -46,8 +46,15 @@ def _pure() -> Any:
 
 _NATIVE: Final = _native()
 IS_NATIVE: Final[bool] = _NATIVE is not None
-_LENGTHS: Final[list[int]] = list(importlib.import_module("jh2.hpack.huffman_constants").REQUEST_CODES_LENGTH) if IS_NATIVE else []
-"""Bits of the Huffman code of each octet (RFC 7541 B)."""
+LENGTHS: Final = list(
+    bytes.fromhex(
+        "0d171c1c1c1c1c1c1c181e1c1c1e1c1c1c1c1c1c1c1c1e1c1c1c1c1c1c1c1c1c060a0a0c0d06080b0a0a080b080606060505050606060606060607080f060c0a"
+        "0d06070707070707070707070707070707070707070707070807080d130d0e060f05060506050606060507070606060506070605050607070707070f0b0e0d1c"
+        "1416141416161617161717171717181718181617181717171715161716171718161514161617171517161618151617171515161517161717141616161716161"
+        "71a1a1413161716191a1a1a1b1b1a181913151a1b1b1a1b1815151a1a1c1b1b1b14181415161515171616191918181a171a1b1a1a1b1b1b1b1b1c1b1b1b1b1b1a1e"
+    )
+)
+"""Bits of the Huffman code of each octet, and of the end (RFC 7541 B)."""
 _PADDED_WELL: Final[set[bytes]] = set()
 
 
@@ -162,7 +169,7 @@ def _survey(block: bytes, at: int, coded: list[_Coded]) -> bool:
             at += length
             if at > size:
                 raise Undecodable
-            if octet & 0x80 and length and _LENGTHS:
+            if octet & 0x80 and length and LENGTHS:
                 octets = block[begin:at]
                 if octets not in _PADDED_WELL:
                     coded.append((number, part, octets))
@@ -183,7 +190,7 @@ def _see_padding(octets: bytes, text: bytes) -> None:
     Raises:
         Undecodable: These do not.
     """
-    padding = len(octets) * 8 - sum([_LENGTHS[character] for character in text])
+    padding = len(octets) * 8 - sum([LENGTHS[character] for character in text])
     ones = (1 << padding) - 1 if 0 <= padding < 8 else -1
     if ones < 0 or octets[-1] & ones != ones:
         raise Undecodable
