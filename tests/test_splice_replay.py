@@ -381,6 +381,7 @@ def test_with_real_codecs_a_request_that_fails_midway_arrives_whole_and_within_i
             splice.from_up([event], 0.0)
         assert down._body.credit <= WINDOW
         sent[now] += ups[now].take()
+        ups[now].repay()
         if now == 0 and splice.octets_in >= size / 2:
             ups[0].receive_reset()
             for event in ups[0].events():

@@ -18,7 +18,7 @@ from flui.model.fields import field
 from flui.model.units import KIB
 from support.rig import pairs, plain
 
-LIMITS = Limits(window_octets=4 * KIB, head_octets=4 * KIB, fields=20)
+LIMITS = Limits(window_octets=4 * KIB, stream_window_octets=4 * KIB, head_octets=4 * KIB, fields=20)
 
 
 class Pair:
@@ -34,6 +34,8 @@ class Pair:
         """Carries octets until nobody has any, in pieces."""
         while True:
             there, back = self.client.take(), self.server.take()
+            self.client.repay()
+            self.server.repay()
             for octets, codec in ((there, self.server), (back, self.client)):
                 at = 0
                 while at < len(octets):

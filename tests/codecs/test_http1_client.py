@@ -298,12 +298,17 @@ def test_what_waits_for_credit_and_is_too_short_is_a_reset(framing, left):
     talk >> Credit(1, 100) << [data(1, b"x" * left), reset(1, Fault.UPSTREAM_RESET)]
 
 
-def test_credit_for_a_request_is_granted_by_halves_and_never_while_the_socket_is_stalled():
+def test_credit_for_a_request_is_granted_by_halves_once_the_socket_has_taken_it_and_never_while_it_is_stalled():
     talk = asked(b"PUT", whole=False, length=1000)
     talk >> Data(1, b"x" * 49) << []
-    talk >> Data(1, b"x") << [("credit", 1, 50)]
+    assert not talk.codec.repay()
+    talk >> Data(1, b"x") << []
+    assert talk.codec.repay()
+    talk << [("credit", 1, 50)]
+    talk >> Data(1, b"x" * 100)
     talk.codec.stall(True)
-    talk >> Data(1, b"x" * 100) << []
+    assert not talk.codec.repay()
+    talk << []
     talk.codec.stall(False)
     talk << [("credit", 1, 100)]
 

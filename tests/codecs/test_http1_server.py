@@ -392,18 +392,26 @@ def test_no_more_data_is_told_than_there_is_credit_for(talk):
     assert talk.codec.reading
 
 
-def test_credit_for_a_response_is_granted_by_halves_and_never_while_the_socket_is_stalled(talk):
+def test_credit_for_a_response_is_granted_by_halves_once_the_socket_has_taken_it_and_never_while_it_is_stalled(talk):
     talk >> GET >> ok(1, 400)
     talk.codec.events()
     talk >> Data(1, b"x" * 40) << []
-    talk >> Data(1, b"x" * 20) << [("credit", 1, 60)]
+    assert not talk.codec.repay()
+    talk >> Data(1, b"x" * 20) << []
+    assert talk.codec.repay()
+    talk << [("credit", 1, 60)]
+    assert not talk.codec.repay()
+    talk >> Data(1, b"x" * 100)
     talk.codec.stall(True)
-    talk >> Data(1, b"x" * 100) << []
+    assert not talk.codec.repay()
+    talk << []
     talk.codec.stall(False)
     talk << [("credit", 1, 100)]
     talk.codec.stall(True)
     talk.codec.stall(False)
     talk << []
+    talk >> Data(1, b"x" * 240) >> End(1)
+    assert not talk.codec.repay(), "there is nothing more to have credit for"
 
 
 def test_more_data_than_declared_is_our_own_mistake(talk):

@@ -73,7 +73,7 @@ routes:
     key: path:2
   - {name: rest, to: no}
 timeouts: {handshake: 1s, header: 2s, connect: 250ms, body_idle: 4s, keepalive: 1h, drain: 0}
-limits: {fields: 50, head: 32KiB, target: 4KiB, body: 0, window: 128KiB, interim_responses: 0, connections: 7,
+limits: {fields: 50, head: 32KiB, target: 4KiB, body: 0, window: 128KiB, stream_window: 32KiB, interim_responses: 0, connections: 7,
          connections_per_source: 6, handshakes: 5, body_rate: 1KiB/s, flows: 9, grpc_message: 8MiB}
 access_log: log/access.jsonl
 """
@@ -131,7 +131,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         Route("rest", Match(), (Target("no"),)),
     )
     assert config.timeouts == Timeouts(1.0, 2.0, 0.25, 4.0, 3600.0, 0.0)
-    assert config.limits == Limits(50, 32 * 1024, 4096, 0, 128 * 1024, 0, 7, 6, 5, 1024, 9, 8 * 1024 * 1024)
+    assert config.limits == Limits(50, 32 * 1024, 4096, 0, 128 * 1024, 32 * 1024, 0, 7, 6, 5, 1024, 9, 8 * 1024 * 1024)
     assert config.access_log == AccessLogging(f"{tmp_path}/log/access.jsonl")
     assert config.source == f"{tmp_path}/sidecar.yaml"
 

@@ -244,6 +244,7 @@ class Wire:
                     moved = True
                     splice.from_up([e], 0.0)
                 self.sent[-1] += up.take()
+                moved |= up.repay()
                 if splice.request_ended and not splice.done and not self._answered:
                     octets = self._respond(self.told[-1][-1])
                     if octets:
@@ -254,7 +255,8 @@ class Wire:
                 if splice.done:
                     self.splice = None
                     moved = True
-        self.back += self.down.take()
+            self.back += self.down.take()
+            moved |= self.down.repay()
 
     def _from_down(self, e: Event) -> None:
         if isinstance(e, RequestHead):

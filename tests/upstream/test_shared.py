@@ -189,16 +189,18 @@ def test_a_caller_that_does_not_read_stops_no_other():
         (there,) = module.connections
         await until(lambda: len(there.ended) == 20, "all are asked")
         for stream in list(there.ended):
-            await until(lambda s=stream: there.h2.local_flow_control_window(s) >= Limits().window_octets, "the connection's window is open")
+            await until(
+                lambda s=stream: there.h2.local_flow_control_window(s) >= Limits().stream_window_octets, "the connection's window is open"
+            )
             there.respond(stream, bytes(1 << 20), end=False)
-            await until(lambda s=stream: len(stalled[s // 2].body) == Limits().window_octets, "its window is used up")
+            await until(lambda s=stream: len(stalled[s // 2].body) == Limits().stream_window_octets, "its window is used up")
         for _ in range(5):
             asker = await Asker(pool).ask()
             await until(lambda: len(there.ended) > 20, "it is asked")
             there.respond(there.ended.pop(), b"x" * 60_000)
             assert len((await asker.answered()).body) == 60_000
             asker.release()
-        assert {len(asker.body) for asker in stalled} == {Limits().window_octets}
+        assert {len(asker.body) for asker in stalled} == {Limits().stream_window_octets}
         assert len(module.connections) == 1
         for asker in stalled:
             asker.release()
@@ -222,7 +224,7 @@ def test_an_endpoint_that_does_not_take_one_request_is_sent_another():
         (there,) = module.connections
         await until(lambda: there.heads, "it is asked")
         sent = credit = 0
-        window = Limits().window_octets
+        window = Limits().stream_window_octets
         while sent - credit < window:
             upload.up.codec.send(Data(upload.stream, bytes(8_192)))
             sent += 8_192

@@ -196,7 +196,30 @@ class Downstream(asyncio.BufferedProtocol):
     # The work.
 
     def pump(self, now: float) -> None:
-        """Carries out what the caller has said, until it has said no more; then writes once to every socket touched."""
+        """Carries out what the caller has said, until it has said no more; then writes once to every socket touched.
+
+        Credit for what a socket took is due only then, and may let the other side say more.
+        """
+        codec = self.codec
+        while True:
+            self._hear(now)
+            self._flush(now)
+            if codec.repay():
+                continue
+            if not self._moved:
+                return
+            # After all is said: credit that came back meanwhile keeps a socket reading that would have stopped for nothing.
+            moved = self._moved
+            self._moved = []
+            more = False
+            for exchange in moved:
+                if exchange.up is not None and exchange.up.flush():
+                    self.settle(exchange, now)
+                    more = True
+            if not more:
+                return
+
+    def _hear(self, now: float) -> None:
         codec = self.codec
         exchanges = self._exchanges
         while events := codec.events():
@@ -217,14 +240,6 @@ class Downstream(asyncio.BufferedProtocol):
                     spoken = exchange
             if spoken is not None:
                 self.settle(spoken, now)
-        # After all is said: credit that came back meanwhile keeps a socket reading that would have stopped for nothing.
-        if self._moved:
-            moved = self._moved
-            self._moved = []
-            for exchange in moved:
-                if exchange.up is not None:
-                    exchange.up.flush()
-        self._flush(now)
 
     def settle(self, exchange: Exchange, now: float) -> None:
         """Carries out what the upstream of `exchange` has said; when that ends the exchange, it is over and recorded.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from flui.model.events import Credit, Data, End, Reset
 from flui.model.fault import Fault
+from flui.model.units import KIB
 from flui.routing.pick import Member
 from flui.splice import Splice
 from flui.telemetry.families import MIRRORED
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 AT_ONCE: Final = 64
 """Copies under way, all clusters together."""
+KEPT_OCTETS: Final = 64 * KIB
+"""Longest body that is copied."""
 PATIENCE_S: Final = 15.0
 """From the copy's beginning to the end of its answer."""
 
@@ -45,7 +48,7 @@ class Mirrors:
         splice = exchange.splice
         splice.mirror = cluster
         if splice.head.length and splice.retrier is None:
-            splice.keep(exchange.down.relay.limits.window_octets)
+            splice.keep(KEPT_OCTETS)
 
     def __len__(self) -> int:
         return len(self._running)

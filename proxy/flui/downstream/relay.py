@@ -160,7 +160,7 @@ class Gate:
         self.recorder = relay.recorder
         self.connections: set[Downstream] = set()
         self.sources = Sources()
-        window = relay.limits.window_octets
+        window = relay.limits.stream_window_octets
         # Who calls here has an identity, or is our own module, and speaks for many: one that is held back must not hold back others.
         self.bounds = replace(
             MESH,

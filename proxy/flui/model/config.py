@@ -49,8 +49,10 @@ class Limits:
     """Request target."""
     body_octets: int = 1 * GIB
     """Request body; 0: no limit."""
-    window_octets: int = 64 * KIB
-    """Octets of body on the way between the two sides of an exchange, per direction."""
+    window_octets: int = 124 * KIB
+    """Octets of body on the way between the two sides of an exchange, per direction; as many as one read brings (`transport.inbox`)."""
+    stream_window_octets: int = 64 * KIB
+    """The same for a stream of HTTP/2, of which a connection has many: each may hold as much while its siblings go on."""
     interim_responses: int = 16
     connections: int = 10_000
     """Open downstream connections per listener; past it new ones wait in the kernel's queue. From 90 % on, only sources are

@@ -30,6 +30,7 @@ LIMITS: Final[Knobs] = {
     "target": ("target_octets", partial(schema.size, low=64, high=64 * KIB)),
     "body": ("body_octets", partial(schema.size, low=1, high=1024 * GIB, zero="no limit")),
     "window": ("window_octets", partial(schema.size, low=4 * KIB, high=256 * KIB)),  # threats C7: per stream
+    "stream_window": ("stream_window_octets", partial(schema.size, low=4 * KIB, high=256 * KIB)),
     "interim_responses": ("interim_responses", partial(schema.number, low=0, high=100)),
     "connections": ("connections", partial(schema.number, low=1, high=_MANY)),
     "connections_per_source": ("connections_per_source", partial(schema.number, low=1, high=_MANY)),

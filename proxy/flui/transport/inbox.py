@@ -11,8 +11,8 @@ from typing import Final
 
 from flui.model.units import KIB
 
-READ_OCTETS: Final = 64 * KIB
-"""Octets of one read at most."""
+READ_OCTETS: Final = 124 * KIB
+"""Octets of one read at most: as many as leave in two of the kernel's largest segments (64 KiB), with what TLS adds to them."""
 WRITE_HIGH_OCTETS: Final = 16 * KIB
 """Octets that wait in a write buffer before nothing more is taken for it. (The loop alone: 64 KiB.)"""
 INBOX: Final = memoryview(bytearray(READ_OCTETS))

@@ -35,6 +35,8 @@ _OVER: Final = 4
 
 _RECORD: Final = 16 * 1024
 """Octets of one TLS record at most (RFC 8446 5.1), and so of one SSL_read."""
+_PIECE: Final = 4 * _RECORD
+"""Octets encrypted at a stretch: OpenSSL keeps a buffer of that size for as long as the connection lives."""
 _HEADER: Final = 5
 """Octets before a record's content: type, version, length (RFC 8446 5.1)."""
 _HANDSHAKE: Final = 22
@@ -340,13 +342,16 @@ class Secure(asyncio.BufferedProtocol):
         """Encrypts and sends. After `close` or `abort` octets are dropped."""
         if self._closing:
             return
-        size = len(data)
-        written = self._ssl.write(data)
-        if written < size:
-            view = memoryview(data)
-            while written < size:
-                written += self._ssl.write(view[written:])
-        self._tcp.write(self._outgoing.read())
+        if len(data) <= _PIECE:
+            self._ssl.write(data)
+            self._tcp.write(self._outgoing.read())
+            return
+        view = memoryview(data)
+        pieces = []
+        for at in range(0, len(data), _PIECE):
+            self._ssl.write(view[at : at + _PIECE])
+            pieces.append(self._outgoing.read())
+        self._tcp.writelines(pieces)
 
     def pause_reading(self) -> None:
         """Hands nothing on until `resume_reading`; at most one read of the socket waits meanwhile."""

@@ -105,7 +105,7 @@ def _made(keeper: Keeper, member: Member, limits: Limits, many: bool, bounds: Bo
     if not many:
         return Single(keeper, member, limits)
     # All lanes may be held back by their callers at once, each to its window, and still stop no other one.
-    held = LANES * limits.window_octets + bounds.window_octets
+    held = LANES * limits.stream_window_octets + bounds.window_octets
     return Shared(keeper, member, limits, replace(bounds, streams=LANES, held_octets=max(bounds.held_octets, held)))
 
 

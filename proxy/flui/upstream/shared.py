@@ -70,11 +70,12 @@ class Lane:
         """Always: a stream is held back by its window."""
         return True
 
-    def flush(self) -> None:
-        """What was said goes out at the end of this turn of the loop, with what all other lanes have said."""
+    def flush(self) -> bool:
+        """What was said goes out at the end of this turn of the loop, with what all other lanes have said; Credit comes as it goes."""
         shared = self.shared
         if not shared.due:
             shared.flush()
+        return False
 
     def close(self) -> None:
         """Ends this exchange's part, and nothing else."""

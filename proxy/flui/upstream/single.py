@@ -104,8 +104,12 @@ class Single(asyncio.BufferedProtocol):
         """Itself."""
         return self
 
-    def flush(self) -> None:
-        """Writes what the codec has ready, and reads on only while there is credit."""
+    def flush(self) -> bool:
+        """Writes what the codec has ready, and reads on only while there is credit.
+
+        Returns:
+            Whether the caller may send more of its body: that Credit is among the codec's events.
+        """
         codec = self.codec
         octets = codec.take()
         if octets:
@@ -116,6 +120,7 @@ class Single(asyncio.BufferedProtocol):
                 self.transport.resume_reading()
             elif not self.lost:
                 self.transport.pause_reading()
+        return codec.repay()
 
     def close(self) -> None:
         """Ends the connection; octets not yet written are lost, which is right for a request nobody waits for."""

@@ -311,7 +311,7 @@ def test_a_body_comes_as_fast_as_credit_is_given():
             peer.h2.send_data(1, b"x" * size)
             peer.carry()
         chunks = [e.chunk for e in peer.codec.events() if isinstance(e, Data)]
-        assert 0 < sum(map(len, chunks)) <= LIMITS.window_octets
+        assert 0 < sum(map(len, chunks)) <= LIMITS.stream_window_octets
         got += sum(map(len, chunks))
         peer.codec.send(Credit(1, sum(map(len, chunks))))
         peer.carry()

@@ -11,7 +11,7 @@ from flui.model.events import UNKNOWN, Credit, Data, End, RequestHead, Reset, Re
 from flui.model.fault import Fault
 from flui.model.units import KIB
 
-SMALL = Limits(window_octets=2 * KIB, head_octets=2 * KIB, fields=20, body_octets=8 * KIB)
+SMALL = Limits(stream_window_octets=2 * KIB, head_octets=2 * KIB, fields=20, body_octets=8 * KIB)
 TIGHT = Bounds(streams=8, held_octets=128 * KIB, window_octets=65535)
 STREAM = st.sampled_from([0, 1, 1, 3, 3, 5, 7, 9, 11, 2, 4])
 BLOCK = st.one_of(

@@ -72,7 +72,7 @@ def test_a_long_body_goes_through_with_what_two_windows_hold():
     while size := min(relay.caller.h2.local_flow_control_window(1), 16384):
         relay.caller.h2.send_data(1, b"x" * size)
         relay.carry()
-    assert relay.held <= LIMITS.window_octets
+    assert relay.held <= LIMITS.stream_window_octets
 
 
 def test_a_cancel_reaches_the_module():

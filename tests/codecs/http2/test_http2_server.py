@@ -503,7 +503,7 @@ def test_a_stream_without_window_stops_no_other():
 
 def test_no_credit_for_octets_that_wait():
     """Architecture 3: the sender of a body is credited for what has gone out, not for what is held."""
-    codec = server(Limits(window_octets=4 * KIB))
+    codec = server(Limits(stream_window_octets=4 * KIB))
     codec.receive(frames.settings([(4, 3000)]) + head(1))
     codec.events()
     codec.send(ResponseHead(1, 200, [], UNKNOWN))
@@ -530,7 +530,7 @@ def test_the_streams_window_grows_by_credit_alone_and_the_connections_at_once():
     while size := min(peer.h2.local_flow_control_window(1), 16384):
         peer.h2.send_data(1, b"x" * size)
         peer.carry()
-    assert sum(len(e.chunk) for e in peer.codec.events() if isinstance(e, Data)) == LIMITS.window_octets
+    assert sum(len(e.chunk) for e in peer.codec.events() if isinstance(e, Data)) == LIMITS.stream_window_octets
     for _ in range(100):
         peer.h2.send_data(3, b"y" * 16384)
         peer.carry()
@@ -563,7 +563,7 @@ def test_everything_held_on_a_connection_is_bounded():
 
 def test_more_than_the_window_is_a_flow_control_error():
     """RFC 9113 6.9.1: of the stream, or of the connection."""
-    codec = server(Limits(window_octets=1000))
+    codec = server(Limits(stream_window_octets=1000))
     codec.receive(head(1, POST, end=False) + body(1, b"x" * 1000) + body(1, b"x"))
     assert heard(codec, credit=False)[-1] == reset(1, Fault.MALFORMED)
     assert resets(codec.take()) == [(1, 3)]
@@ -574,7 +574,7 @@ def test_more_than_the_window_is_a_flow_control_error():
 
 def test_the_first_window_holds_until_the_peer_has_heard_of_ours():
     """RFC 9113 6.9.2, 6.5.3."""
-    codec = Http2Server(Limits(window_octets=100), b"http")
+    codec = Http2Server(Limits(stream_window_octets=100), b"http")
     codec.receive(frames.PREFACE + frames.settings([]) + head(1, POST, end=False) + body(1, b"x" * 5000))
     assert heard(codec)[-1] == data(1, b"x" * 5000)
     codec.receive(frames.SETTINGS_ACK + body(1, b"x" * 16384) * 4)
@@ -582,7 +582,7 @@ def test_the_first_window_holds_until_the_peer_has_heard_of_ours():
 
 
 def test_padding_costs_no_credit():
-    codec = server(Limits(window_octets=1000))
+    codec = server(Limits(stream_window_octets=1000))
     codec.receive(head(1, POST, end=False))
     for _ in range(50):
         codec.receive(frame(0, 8, 1, b"\x63x" + b"\0" * 99))

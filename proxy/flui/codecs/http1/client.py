@@ -321,9 +321,6 @@ class Http1Client:
             self._left -= size
             self._out.append(chunk)
         self._owed += size
-        if not self._stalled and self._owed * 2 >= self._window:
-            self._events.append(Credit(self._stream, self._owed))
-            self._owed = 0
 
     def _send_end(self, end: End) -> None:
         if self._chunked and self._state != _DONE:
@@ -343,6 +340,14 @@ class Http1Client:
         if not stalled and self._owed and self._requesting:
             self._events.append(Credit(self._stream, self._owed))
             self._owed = 0
+
+    def repay(self) -> bool:
+        """Told after each write: whether Credit is due for what the socket took, which is among the events then."""
+        if self._stalled or self._owed * 2 < self._window or not self._requesting:
+            return False
+        self._events.append(Credit(self._stream, self._owed))
+        self._owed = 0
+        return True
 
     # Octets out.
 

@@ -418,9 +418,6 @@ class Http1Server:
                 self._left -= size
             self._out.append(chunk)
         self._owed += size
-        if not self._stalled and self._owed * 2 >= self._window:
-            self._events.append(Credit(self._stream, self._owed))
-            self._owed = 0
 
     def _send_end(self, end: End) -> None:
         if self._chunked:
@@ -451,6 +448,17 @@ class Http1Server:
         if not stalled and self._owed and self._responding and self._state != _DONE:
             self._events.append(Credit(self._stream, self._owed))
             self._owed = 0
+
+    def repay(self) -> bool:
+        """Told after each write: whether Credit is due for what the socket took, which is among the events then.
+
+        Only then: credit for octets that the socket turns out not to take would bring as many again.
+        """
+        if self._stalled or self._owed * 2 < self._window or self._state == _DONE:
+            return False
+        self._events.append(Credit(self._stream, self._owed))
+        self._owed = 0
+        return True
 
     # Octets out.
 

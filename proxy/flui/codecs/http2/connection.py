@@ -19,7 +19,7 @@ class Connection(Receiving):
     def _greet(self, settings: list[tuple[int, int]]) -> None:
         """The first octets of ours."""
         limits = self._limits
-        settings.append((frames.INITIAL_WINDOW_SIZE, limits.window_octets))
+        settings.append((frames.INITIAL_WINDOW_SIZE, limits.stream_window_octets))
         settings.append((frames.MAX_HEADER_LIST_SIZE, limits.head_octets))
         self._out.append(frames.settings(settings))
         more = self._in_window - frames.FIRST_WINDOW
@@ -107,8 +107,8 @@ class Connection(Receiving):
         if flags & frames.ACK:
             if payload:
                 raise Broken(frames.FRAME_SIZE_ERROR)
-            change = self._limits.window_octets - self._initial_in
-            self._initial_in = self._limits.window_octets
+            change = self._limits.stream_window_octets - self._initial_in
+            self._initial_in = self._limits.stream_window_octets
             for stream in self._streams.values():
                 stream.in_window += change
             return

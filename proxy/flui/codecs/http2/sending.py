@@ -60,7 +60,7 @@ class Sending:
         self._limits = limits
         self._bounds = bounds
         self._floods = Floods(bounds)
-        self._window = limits.window_octets
+        self._window = limits.stream_window_octets
         self._encoder = Encoder()
         self._streams: dict[int, Stream] = {}
         self._recent: dict[int, int] = {}
@@ -115,6 +115,10 @@ class Sending:
     def tick(self, now: float) -> None:
         """Says what time it is (monotonic seconds); before `receive`, for limits that are counted over time."""
         self._floods.now = now
+
+    def repay(self) -> bool:
+        """No Credit is due after a write: here it goes with the frames, as the peer's windows let them go."""
+        return False
 
     # Octets out.
 
