@@ -201,10 +201,28 @@ class Downstream(asyncio.BufferedProtocol):
         Credit for what a socket took is due only then, and may let the other side say more.
         """
         codec = self.codec
+        exchanges = self._exchanges
         while True:
-            self._hear(now)
+            while events := codec.events():
+                spoken: Exchange | None = None
+                for event in events:
+                    if type(event) is RequestHead:
+                        exchange = self._begin(event, now)
+                    else:
+                        exchange = exchanges.get(event.stream)
+                        if exchange is not None:
+                            exchange.active_at = now
+                            exchange.splice.from_down(event)
+                        elif type(event) is Reset and not codec.closing and (self.http2 is None or event.fault is not Fault.CALLER_GONE):
+                            self._refuse(event.stream, event.fault, None)
+                    if exchange is not spoken:
+                        if spoken is not None:
+                            self.settle(spoken, now)
+                        spoken = exchange
+                if spoken is not None:
+                    self.settle(spoken, now)
             self._flush(now)
-            if codec.repay():
+            if codec.owed and codec.repay():
                 continue
             if not self._moved:
                 return
@@ -218,28 +236,6 @@ class Downstream(asyncio.BufferedProtocol):
                     more = True
             if not more:
                 return
-
-    def _hear(self, now: float) -> None:
-        codec = self.codec
-        exchanges = self._exchanges
-        while events := codec.events():
-            spoken: Exchange | None = None
-            for event in events:
-                if type(event) is RequestHead:
-                    exchange = self._begin(event, now)
-                else:
-                    exchange = exchanges.get(event.stream)
-                    if exchange is not None:
-                        exchange.active_at = now
-                        exchange.splice.from_down(event)
-                    elif type(event) is Reset and not codec.closing and (self.http2 is None or event.fault is not Fault.CALLER_GONE):
-                        self._refuse(event.stream, event.fault, None)
-                if exchange is not spoken:
-                    if spoken is not None:
-                        self.settle(spoken, now)
-                    spoken = exchange
-            if spoken is not None:
-                self.settle(spoken, now)
 
     def settle(self, exchange: Exchange, now: float) -> None:
         """Carries out what the upstream of `exchange` has said; when that ends the exchange, it is over and recorded.

@@ -120,7 +120,7 @@ class Single(asyncio.BufferedProtocol):
                 self.transport.resume_reading()
             elif not self.lost:
                 self.transport.pause_reading()
-        return codec.repay()
+        return codec.owed > 0 and codec.repay()
 
     def close(self) -> None:
         """Ends the connection; octets not yet written are lost, which is right for a request nobody waits for."""

@@ -44,7 +44,6 @@ class Http1Client:
         "_left",
         "_limits",
         "_out",
-        "_owed",
         "_persistent",
         "_requesting",
         "_scanned",
@@ -53,6 +52,7 @@ class Http1Client:
         "_stream",
         "_window",
         "closing",
+        "owed",
         "reading",
         "truncated",
     )
@@ -78,7 +78,8 @@ class Http1Client:
         self._persistent = True
         self._requesting = False
         self._left = 0
-        self._owed = 0
+        self.owed = 0
+        """Octets of Data that no Credit was given for yet."""
         self._stalled = False
         self.closing = False
         """The connection must end, and is never used again."""
@@ -320,7 +321,7 @@ class Http1Client:
                 raise AssertionError("more Data than the head declared")
             self._left -= size
             self._out.append(chunk)
-        self._owed += size
+        self.owed += size
 
     def _send_end(self, end: End) -> None:
         if self._chunked and self._state != _DONE:
@@ -332,21 +333,21 @@ class Http1Client:
         elif self._left > 0 and self._state != _DONE:
             raise AssertionError("less Data than the head declared")
         self._requesting = False
-        self._owed = 0
+        self.owed = 0
 
     def stall(self, stalled: bool) -> None:
         """The socket's write buffer is above (True) or back below (False) its mark: no Credit while it is."""
         self._stalled = stalled
-        if not stalled and self._owed and self._requesting:
-            self._events.append(Credit(self._stream, self._owed))
-            self._owed = 0
+        if not stalled and self.owed and self._requesting:
+            self._events.append(Credit(self._stream, self.owed))
+            self.owed = 0
 
     def repay(self) -> bool:
         """Told after each write: whether Credit is due for what the socket took, which is among the events then."""
-        if self._stalled or self._owed * 2 < self._window or not self._requesting:
+        if self._stalled or self.owed * 2 < self._window or not self._requesting:
             return False
-        self._events.append(Credit(self._stream, self._owed))
-        self._owed = 0
+        self._events.append(Credit(self._stream, self.owed))
+        self.owed = 0
         return True
 
     # Octets out.

@@ -55,7 +55,6 @@ class Http1Server:
         "_limits",
         "_minor",
         "_out",
-        "_owed",
         "_responding",
         "_scanned",
         "_scheme",
@@ -65,6 +64,7 @@ class Http1Server:
         "_window",
         "closing",
         "lingers",
+        "owed",
         "reading",
         "truncated",
     )
@@ -99,7 +99,8 @@ class Http1Server:
         self._chunked = False
         self._left = 0
         self._responding = False
-        self._owed = 0
+        self.owed = 0
+        """Octets of Data that no Credit was given for yet."""
         self._stalled = False
         self.closing = False
         """After what `take` returns, the connection must end."""
@@ -417,7 +418,7 @@ class Http1Server:
                     raise AssertionError("more Data than the head declared")
                 self._left -= size
             self._out.append(chunk)
-        self._owed += size
+        self.owed += size
 
     def _send_end(self, end: End) -> None:
         if self._chunked:
@@ -428,7 +429,7 @@ class Http1Server:
                 self._out.append(b"0\r\n\r\n")
         elif self._left > 0:
             raise AssertionError("less Data than the head declared")
-        self._owed = 0
+        self.owed = 0
         if self._close or self._state == _BODY:  # an early response: what is left of its request is not waited for (A9)
             self.lingers = self._state != _WAIT
             self._state = _DONE
@@ -445,19 +446,19 @@ class Http1Server:
     def stall(self, stalled: bool) -> None:
         """The socket's write buffer is above (True) or back below (False) its mark: no Credit while it is."""
         self._stalled = stalled
-        if not stalled and self._owed and self._responding and self._state != _DONE:
-            self._events.append(Credit(self._stream, self._owed))
-            self._owed = 0
+        if not stalled and self.owed and self._responding and self._state != _DONE:
+            self._events.append(Credit(self._stream, self.owed))
+            self.owed = 0
 
     def repay(self) -> bool:
         """Told after each write: whether Credit is due for what the socket took, which is among the events then.
 
         Only then: credit for octets that the socket turns out not to take would bring as many again.
         """
-        if self._stalled or self._owed * 2 < self._window or self._state == _DONE:
+        if self._stalled or self.owed * 2 < self._window or self._state == _DONE:
             return False
-        self._events.append(Credit(self._stream, self._owed))
-        self._owed = 0
+        self._events.append(Credit(self._stream, self.owed))
+        self.owed = 0
         return True
 
     # Octets out.

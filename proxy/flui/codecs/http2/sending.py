@@ -54,6 +54,7 @@ class Sending:
         "_streams",
         "_window",
         "closing",
+        "owed",
     )
 
     def __init__(self, limits: Limits, bounds: Bounds) -> None:
@@ -69,6 +70,8 @@ class Sending:
         """… and those before them."""
         self._events: list[Event] = []
         self._out: list[bytes] = []
+        self.owed = 0
+        """Nothing: Credit goes with the frames here, as the peer's windows let them go."""
         self._flush = 0
         """How often octets were taken."""
         self._out_window = frames.FIRST_WINDOW
@@ -117,7 +120,7 @@ class Sending:
         self._floods.now = now
 
     def repay(self) -> bool:
-        """No Credit is due after a write: here it goes with the frames, as the peer's windows let them go."""
+        """No Credit is due after a write."""
         return False
 
     # Octets out.
