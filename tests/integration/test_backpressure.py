@@ -91,7 +91,7 @@ def test_a_client_that_never_reads_stops_its_server(tmp_path, name):
 def test_a_peer_that_reads_again_gets_every_octet(tmp_path):
     """A stall is no loss: a body that was stopped in the middle arrives whole, both ways."""
     mesh = Mesh(tmp_path)
-    body = bytes(range(256)) * 4 * KIB * 16
+    body = bytes(range(256)) * 4 * KIB * 6
 
     async def echo(backend, request, reader, writer):
         if request is not None:

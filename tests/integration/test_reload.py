@@ -63,7 +63,7 @@ def test_100_reloads_of_configuration_and_policy_under_load_fail_no_request(tmp_
         count = await asyncio.gather(
             under_load(mesh, orders, "web", GET, reload),
             under_load(
-                mesh, web, None, GET.replace(b"orders", b"stock"), lambda: until(lambda: web.running.relay.snapshot.version > 50, "50", 40)
+                mesh, web, None, GET.replace(b"orders", b"stock"), lambda: until(lambda: web.running.relay.snapshot.version > 50, "50", 100)
             ),
         )
         assert orders.running.relay.snapshot.version >= 51

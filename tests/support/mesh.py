@@ -41,7 +41,7 @@ TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 _STEP_S = 0.005
 
 
-async def until(holds: Callable[[], object], what: str, timeout_s: float = 5.0) -> float:
+async def until(holds: Callable[[], object], what: str, timeout_s: float = 20.0) -> float:
     """Waits until `holds()` is true; says how long that took, in seconds. Fails with `what` when it never is."""
     began = time.monotonic()
     while not holds():

@@ -44,6 +44,8 @@ class Rig:
 
     async def until(self, holds, what):
         def look():
+            if holds():  # as the last check left it: the next tick may begin another one
+                return True
             self.health.tick()
             return holds()
 
