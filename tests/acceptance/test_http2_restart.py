@@ -1,9 +1,11 @@
 """A rolling restart of both sidecars under gRPC load, with real processes: no unary call fails, streams end as they should.
 
-The callers are grpcio channels, as a module has them. The two replicas of `orders` are restarted one after the other, then `web`. A sidecar that is told to end
-stops listening, says GOAWAY and ends what it has; the new process listens at the same address as soon as the old one is gone.
-In between nobody listens there. `web` sends what comes meanwhile to the other replica; where `web` itself is away, a caller that asks then waits for its channel to connect (`wait_for_ready`), which is
-what gRPC offers for it; a call that was under way is not begun again by anybody.
+The callers are grpcio channels, as a module has them. A sidecar that is told to end stops listening, says GOAWAY and ends what it has.
+
+Taken over (`flui run --take-over`), its address is never without a listener, and one replica is enough. Without that the new process
+listens as soon as the old one is gone, and in between nobody does: `web` sends what comes meanwhile to the other replica of
+`orders`; where `web` itself is away, a caller that asks then waits for its channel to connect (`wait_for_ready`), which is
+what gRPC offers for it. A call that was under way is not begun again by anybody.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import grpc
+import pytest
 
 from support.grpc_shop import Shop, method, reserve_request, word
 from support.pair import EVERYTHING, Pair, wait
@@ -70,6 +73,11 @@ class Load:
                 self.open -= 1
 
 
+def replaced(side):
+    """A new process at the same address, SIGTERM, the end; when the last two were."""
+    return *side.replace(), time.monotonic()
+
+
 def restarted(side):
     """SIGTERM, the end, and a new process at the same address; when each was."""
     told = time.monotonic()
@@ -80,15 +88,16 @@ def restarted(side):
     return told, gone, time.monotonic()
 
 
-def test_no_unary_call_fails_and_streams_end_unavailable_after_the_drain(tmp_path):
+@pytest.mark.parametrize(("replicas", "anew"), [(1, replaced), (2, restarted)])
+def test_no_unary_call_fails_and_streams_end_unavailable_after_the_drain(tmp_path, replicas, anew):
     with Shop() as shop:
         app = f"{{url: 'h2c://{shop.address}', timeout: 0, idle_timeout: 1h}}"
         orders = f"timeouts: {{drain: {DRAIN_S:g}s}}\n"
-        with Pair(tmp_path, app, replicas=2, web=WEB, orders=orders) as pair:
-            rolling(pair)
+        with Pair(tmp_path, app, replicas=replicas, web=WEB, orders=orders) as pair:
+            rolling(pair, anew)
 
 
-def rolling(pair):
+def rolling(pair, anew):
     channels = [grpc.insecure_channel(str(pair.outbound), options=[*QUICK, ("grpc.channel_id", n)]) for n in range(2)]
     unary, streams = (Load(channel) for channel in channels)
     threads = [threading.Thread(target=unary.unary) for _ in range(CALLERS)]
@@ -101,7 +110,7 @@ def rolling(pair):
             before = unary.calls["OK"]
             wait(lambda before=before: unary.calls["OK"] > before + 200, "calls go through")
             ended = len(streams.streams)
-            told, gone, ready = restarted(side)
+            told, gone, ready = anew(side)
             wait(lambda ended=ended: len(streams.streams) > ended and streams.open == STREAMS, "streams ended, and began anew")
             ends = streams.streams[ended:]
             print(

@@ -1,6 +1,7 @@
 """Accepting: within the limit, through shortage, and who is already in the queue."""
 
 import asyncio
+import contextlib
 import errno
 import socket
 
@@ -25,6 +26,42 @@ def test_an_address_in_use_is_refused_also_by_ourselves():
         with pytest.raises(OSError) as refused:
             bind(Address(*sock.getsockname()))
         assert refused.value.errno == errno.EADDRINUSE
+
+
+def test_who_takes_over_needs_to_say_so_each_time():
+    with bind(Address("127.0.0.1", 0)) as sock:
+        at = Address(*sock.getsockname())
+        with bind(at, take_over=True), pytest.raises(OSError, match="in use"):
+            bind(at)
+
+
+@pytest.mark.parametrize("generations", [1, 3])
+def test_who_takes_an_address_over_gets_every_new_connection_and_who_had_it_keeps_its_queue(generations):
+    with contextlib.ExitStack() as open_sockets:
+        listening = open_sockets.enter_context(contextlib.closing(bind(Address("127.0.0.1", 0))))
+        at = listening.getsockname()
+
+        def callers(count):
+            return [open_sockets.enter_context(contextlib.closing(socket.create_connection(at))) for _ in range(count)]
+
+        def waiting(sock):
+            count = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    open_sockets.enter_context(contextlib.closing(sock.accept()[0]))
+                    count += 1
+            return count
+
+        for _ in range(generations):
+            callers(20)
+            anew = open_sockets.enter_context(contextlib.closing(bind(Address(*at), take_over=True)))
+            callers(50)
+            assert waiting(listening) == 20
+            assert waiting(anew) == 50
+            listening.close()
+            callers(10)
+            assert waiting(anew) == 10
+            listening = anew
 
 
 def test_an_address_just_left_can_be_taken_again():

@@ -245,3 +245,55 @@ def test_sigterm_under_load_ends_a_real_process_with_0_and_a_whole_access_log(tm
         assert {record["status"] for record in records} == {200}
 
     mesh.run(story())
+
+
+@pytest.mark.slow
+def test_a_sidecar_that_is_taken_over_fails_no_request_and_resets_nobody(tmp_path):
+    """`flui run --take-over`: callers that come anew each time, and callers that stay until they are told to come again."""
+    mesh = Mesh(tmp_path)
+    file = mesh.prepare("web", services="  orders: {endpoints: ['127.0.0.1:9'], plaintext: true}")
+
+    async def story():
+        backend = await mesh.backend(answers)
+        file.write_text(file.read_text().replace("127.0.0.1:9", str(backend.address)))
+        with process("-m", "flui", "run", "-c", file) as first:
+            at = address_of((await asyncio.to_thread(ready, first))["outbound"])
+            finished = 0
+            over = False
+
+            async def load(stays):
+                nonlocal finished
+                caller = await Caller.to(at)
+                while not over:
+                    answer = await caller.ask(GET)
+                    assert answer.status == 200
+                    finished += 1
+                    if not stays or answer.get(b"connection") == b"close":
+                        caller.close()
+                        caller = await Caller.to(at)
+                caller.close()
+
+            loads = [asyncio.ensure_future(load(number % 2)) for number in range(8)]
+            await until(lambda: finished > 200, "it is under load")
+            with process("-m", "flui", "run", "-c", file, "--outbound", str(at), "--take-over") as second:
+                await asyncio.to_thread(ready, second)
+                first.send_signal(signal.SIGTERM)
+                assert await asyncio.to_thread(first.wait, 10) == 0
+                before = finished
+                await until(lambda: finished > before + 200, "the load goes on")
+                over = True
+                await asyncio.gather(*loads)
+
+    mesh.run(story())
+
+
+@pytest.mark.slow
+def test_an_address_in_use_says_how_it_is_taken_over(tmp_path):
+    mesh = Mesh(tmp_path)
+    file = mesh.prepare("web")
+    with process("-m", "flui", "run", "-c", file) as first:
+        at = address_of(ready(first)["outbound"])
+        with process("-m", "flui", "run", "-c", file, "--outbound", str(at)) as second:
+            _, said = second.communicate(timeout=20)
+            assert second.returncode == 1
+            assert b"--take-over" in said

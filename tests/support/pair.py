@@ -153,13 +153,28 @@ class SidecarProcess:
     def alive(self) -> bool:
         return self._started is not None and self._started.poll() is None
 
-    def start(self) -> None:
-        """Starts it; returns when it is ready."""
+    def start(self, *flags: str) -> None:
+        """Starts it, with further flags; returns when it is ready."""
         before = len(self.said("ready"))
         with self._log.open("ab") as log:
-            self._started = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=log, stdin=subprocess.DEVNULL)
+            self._started = subprocess.Popen([*self._command, *flags], stdout=subprocess.DEVNULL, stderr=log, stdin=subprocess.DEVNULL)
         wait(lambda: len(self.said("ready")) > before or not self.alive, f"{self.name} is ready")
         assert self.alive, f"{self.name} ended: {self._log.read_text()}"
+
+    def replace(self) -> tuple[float, float]:
+        """Another process takes its addresses over, then it is told to end; when that was, and when it was gone."""
+        old = self._started
+        assert old is not None
+        try:
+            self.start("--take-over")
+            told = time.monotonic()
+            old.send_signal(signal.SIGTERM)
+            assert old.wait(STOP_S) == 0
+            return told, time.monotonic()
+        finally:
+            if old.poll() is None:
+                old.kill()
+                old.wait(5)
 
     def term(self) -> None:
         """SIGTERM: it drains, then ends."""

@@ -4,12 +4,19 @@ A listener that speaks TLS bounds what comes from one address, and how many hand
 
 A listener stops in two steps: `pause` leaves new connections in the kernel's queue (too many are open), `stop` takes what
 is already in that queue and closes the socket, so that a drain resets nobody who was let in.
+
+Another process of the same user may take an address over while we still have it (`bind`): the kernel then gives it every
+new connection, and what is in our queue by then stays ours. So a sidecar can be replaced without a moment in which nobody
+listens, and without a connection that nobody accepts.
 """
 
 from __future__ import annotations
 
+import ctypes
 import socket
 import ssl
+import struct
+import sys
 
 from flui.downstream.relay import Gate
 from flui.model.topology import Address
@@ -18,10 +25,19 @@ from flui.transport.secure import Secure
 _BACKLOG = 1024
 _ACCEPTS = 16
 """Connections accepted per wake-up, so that a flood of them leaves time for those already here."""
+_SO_ATTACH_REUSEPORT_CBPF = 51
+"""socket(7): which socket of those at one address gets a new connection is what a program in BPF returns."""
+_BPF_RETURN = struct.Struct("HBBI")
+_BPF_RETURN_K = 0x06
 
 
-def bind(address: Address) -> socket.socket:
+def bind(address: Address, *, take_over: bool = False) -> socket.socket:
     """A listening socket.
+
+    Args:
+        address: Where.
+        take_over: Every new connection comes here from now on, though another sidecar of ours may listen there. Without it
+            an address in use is an error, as ever.
 
     Raises:
         OSError: in use, not ours, not permitted.
@@ -30,13 +46,24 @@ def bind(address: Address) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if take_over:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((address.host, address.port))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # after `bind`, which still finds out who is there
         sock.listen(_BACKLOG)
+        if take_over and sys.platform == "linux":
+            _comes_first(sock)
         sock.setblocking(False)
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def _comes_first(sock: socket.socket) -> None:
+    """Has the kernel give new connections to `sock`, the second at its address; the only one later on, whatever the program says."""
+    program = ctypes.create_string_buffer(_BPF_RETURN.pack(_BPF_RETURN_K, 0, 0, 1))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("HP", 1, ctypes.addressof(program)))
 
 
 class Acceptor:

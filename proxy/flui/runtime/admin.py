@@ -29,6 +29,7 @@ from typing import Final, Protocol, cast
 from urllib.parse import parse_qsl
 
 from flui.codecs.http1 import Http1Server
+from flui.downstream.listener import bind
 from flui.model.config import ConfigError, Limits, Problem
 from flui.model.events import UNKNOWN, Data, End, RequestHead, Reset, ResponseHead
 from flui.model.fault import DIALECTS
@@ -194,10 +195,10 @@ class Admin:
         self.address: Address | None = None
         """Where it listens; the port is the one in use when 0 was asked for."""
 
-    async def start(self, address: Address) -> None:
+    async def start(self, address: Address, *, take_over: bool = False) -> None:
         """Listens.
 
-        A socket file that nobody answers on is replaced. Cancelled, nothing is left listening.
+        A socket file that nobody answers on is replaced, and with `take_over` any. Cancelled, nothing is left listening.
 
         Raises:
             ConfigError: the address is not a loopback one, is taken, or cannot be used.
@@ -206,7 +207,7 @@ class Admin:
         loop = asyncio.get_running_loop()
         try:
             if not address.port and "/" in address.host:
-                listening = _unix_socket(address.host)
+                listening = _unix_socket(address.host, take_over=take_over)
                 self._socket = (address.host, _identity(address.host))
                 self._server = await loop.create_unix_server(lambda: _Connection(self, guarded=False), sock=listening)
                 self.address = address
@@ -214,7 +215,8 @@ class Admin:
                 host = "127.0.0.1" if address.host == "localhost" else address.host
                 if not _is_loopback(host):
                     raise _wrong(address, "is not a loopback address", "give a Unix socket path or 127.0.0.1:PORT")
-                self._server = await loop.create_server(lambda: _Connection(self, guarded=True), host, address.port)
+                listening = bind(Address(host, address.port), take_over=take_over)
+                self._server = await loop.create_server(lambda: _Connection(self, guarded=True), sock=listening)
                 self.address = Address(host, self._server.sockets[0].getsockname()[1])
         except OSError as error:
             raise _wrong(address, error.strerror or str(error), "give a free Unix socket path or loopback port") from error
@@ -439,9 +441,9 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _unix_socket(path: str) -> socket.socket:
+def _unix_socket(path: str, *, take_over: bool) -> socket.socket:
     """A listening socket file that only its owner can use. A stale one is replaced, anything else is left alone."""
-    _remove_stale(path)
+    _remove_stale(path, take_over=take_over)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # Linux gives the file the mode of the socket: it is never open to others, not even for a moment
@@ -456,13 +458,16 @@ def _unix_socket(path: str) -> socket.socket:
     return listening
 
 
-def _remove_stale(path: str) -> None:
+def _remove_stale(path: str, *, take_over: bool) -> None:
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
         raise OSError(errno.EEXIST, "there is a file that is not a socket")
+    if take_over:
+        os.unlink(path)  # noqa: PTH108 -- as above
+        return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:

@@ -69,16 +69,18 @@ def _closed(exporter: SpanExporter) -> None:
 class Running:
     """A sidecar that serves. `await start()`, then `await drained()` after `stop()`."""
 
-    def __init__(self, load: Callable[[], Sidecar]) -> None:
+    def __init__(self, load: Callable[[], Sidecar], *, take_over: bool = False) -> None:
         """Reads everything there is to read.
 
         Args:
             load: Reads the configuration; called again on a reload.
+            take_over: Its addresses may be those of a sidecar that is about to end; new connections come here from then on.
 
         Raises:
             ConfigError: All that is wrong with configuration, certificates and policy.
         """
         self._load = load
+        self._take_over = take_over
         config = load()
         self.config = config
         self._stamps = stamps_of(config)
@@ -141,13 +143,21 @@ class Running:
         problems: list[Problem] = []
         for listener in config.listeners:
             try:
-                socks.append(bind(listener.address))
+                socks.append(bind(listener.address, take_over=self._take_over))
             except OSError as error:
                 what = f"cannot listen on {listener.address} ({error.strerror or error})"
-                problems.append(Problem(config.source or "flags", 0, listener.name, what, "choose an address that is free and ours"))
+                problems.append(
+                    Problem(
+                        config.source or "flags",
+                        0,
+                        listener.name,
+                        what,
+                        "choose an address that is free and ours, or say --take-over to replace the sidecar that runs there",
+                    )
+                )
         if not problems and config.admin is not None:
             try:
-                await self._admin.start(config.admin)
+                await self._admin.start(config.admin, take_over=self._take_over)
             except ConfigError as error:
                 problems.extend(error.problems)
         if problems:

@@ -54,19 +54,20 @@ def fail(error: ConfigError) -> None:
 
 @click.command(epilog="Example: flui run --service orders --app http://127.0.0.1:8000 --policy policy --certs certs")
 @sidecar_flags
-def run(config: str | None, **flags: str | None) -> None:
+@click.option("--take-over", is_flag=True, help="Replace the sidecar that runs at these addresses: once this one is ready, end that one.")
+def run(config: str | None, take_over: bool, **flags: str | None) -> None:
     """Run one sidecar until SIGTERM; SIGHUP reloads it and reopens its log."""
     if config is None and flags["service"] is None:
         raise click.UsageError("name a configuration file (-c FILE) or a service (--service NAME)")
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(lambda: load(config, flags)))
+            runner.run(_serve(lambda: load(config, flags), take_over))
     except ConfigError as error:
         fail(error)
 
 
-async def _serve(read: Callable[[], Sidecar]) -> None:
-    running = Running(read)
+async def _serve(read: Callable[[], Sidecar], take_over: bool) -> None:
+    running = Running(read, take_over=take_over)
     loop = asyncio.get_running_loop()
     # before it says that it is ready: who reads that may signal at once
     loop.add_signal_handler(signal.SIGTERM, running.stop)
