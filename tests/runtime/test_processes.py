@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -57,6 +58,36 @@ def test_leaving_ends_every_process(tmp_path):
         assert processes.ended.empty()
 
     run(work())
+
+
+OWNER = """
+import asyncio, os, sys
+from pathlib import Path
+from flui.runtime.processes import Processes
+
+async def main():
+    async with Processes() as processes:
+        child = await processes.start("child", "module", [sys.executable, "-c", sys.argv[1]], folder=Path.cwd(),
+                                      environment=dict(os.environ), logs=[Path("child.log")])
+        while "up" not in Path("child.log").read_text():
+            await asyncio.sleep(0.01)
+        print(child.pid, flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl(2)")
+def test_a_killed_owner_leaves_nothing_behind(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", OWNER, POLITE], cwd=tmp_path, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as owner:
+        child = int(owner.stdout.readline())
+        assert is_there(child)
+        owner.kill()
+    until = time.monotonic() + 20
+    while is_there(child):
+        assert time.monotonic() < until, "it goes on alone"
+        os.sched_yield()
 
 
 @pytest.mark.slow

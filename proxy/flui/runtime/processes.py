@@ -6,15 +6,18 @@
 
 Every process leads its own process group, so that what it started goes with it, and a Ctrl-C in the terminal reaches
 only us. Output goes to one file per process: nothing is read, so nobody can be stalled by a full pipe. Only processes
-that were started here are ever signalled.
+that were started here are ever signalled. Where the kernel can (Linux), they are told to end when we are gone without having
+said so, killed for instance.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +26,8 @@ from typing import Final, Self
 
 _POLL_S: Final = 0.02
 _LAST_LINES: Final = 12
+_PR_SET_PDEATHSIG: Final = 1
+"""prctl(2)"""
 
 
 class StartError(Exception):
@@ -119,6 +124,7 @@ class Processes:
                     stdout=out,
                     stderr=rest[0] if rest else asyncio.subprocess.STDOUT,
                     start_new_session=True,
+                    preexec_fn=_ends_with_us(),
                 )
             except OSError as error:
                 raise StartError(name, f"{command[0]} cannot be run: {error.strerror}") from error
@@ -175,3 +181,18 @@ class Processes:
 def _signal(process: Process, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
         os.killpg(process.pid, number)
+
+
+def _ends_with_us() -> Callable[[], None] | None:
+    """What a new process does before it becomes its program: it asks for SIGTERM at our end."""
+    if sys.platform != "linux":
+        return None
+    control = ctypes.CDLL(None).prctl
+    ours = os.getpid()
+
+    def ask() -> None:
+        control(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != ours:
+            os._exit(1)  # we were gone before it asked
+
+    return ask
