@@ -30,7 +30,7 @@ test: setup  ## every test that needs nothing but Python
 	@$(BIN)/pytest -m "not peers and not acceptance" -n 2 --dist loadfile
 
 test-peers: setup  ## tests that need real engines or other toolchains; what is missing is said
-	@$(BIN)/pytest -m "peers and not acceptance"
+	@$(BIN)/pytest -rs -m "peers and not acceptance"
 
 accept: setup  ## what takes minutes: overload, kills, slow peers, faults, each with its figures
 	@$(BIN)/pytest -m acceptance -s
