@@ -628,7 +628,10 @@ def _web(mixed: Mixed, ledger: Ledger) -> None:
     ledger.equal(of.RATE_LIMITED, {("outbound", "limited"): limited}, zero=lambda _: True)
     aborted = [plan for plan in of_kind["drill"] if plan.found.status == 418]
     delayed = [
-        plan for plan in of_kind["drill"] if plan.found.status != 418 and mixed.notes[plan.found.id][0].began - plan.found.began >= DELAY_S
+        plan
+        for plan in of_kind["drill"]
+        if plan.found.status != 418
+        and mixed.notes[plan.found.id][0].began - plan.found.began >= 0.9 * DELAY_S  # the timers of the loop are of milliseconds
     ]
     ledger.equal(of.INJECTED, {("drill", "abort"): len(aborted), ("drill", "delay"): len(delayed)}, zero=lambda _: True)
     ledger.equal(of.CONNECTIONS_ACCEPTED, {("outbound",): mixed.connects["outbound"]})
