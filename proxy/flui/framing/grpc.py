@@ -10,9 +10,9 @@ The borders of DATA frames mean nothing. Refused: any other first octet, 1 witho
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
+from flui.framing._parts import Outgoing
 from flui.framing.base import Message, MessageLimits
 from flui.model.fault import Fault
 from flui.model.fields import Field
@@ -153,51 +153,23 @@ class GrpcReader:
         return credit
 
 
-class GrpcWriter:
-    """Messages of one direction, framed; each leaves in as few pieces as credit allows."""
+class GrpcWriter(Outgoing):
+    """Messages of one direction, framed."""
 
-    __slots__ = ("_at", "_coded", "_limits", "_queue", "messages", "pending")
+    __slots__ = ("_coded",)
 
     def __init__(self, limits: MessageLimits, coded: bool) -> None:
-        self._limits = limits
+        super().__init__(limits)
         self._coded = coded
-        self._queue: deque[bytes] = deque()
-        self._at = 0
-        self.pending = 0
-        self.messages = 0
-        """Framed so far."""
 
     def send(self, message: Message) -> Fault | None:
         """Frames `message`, unless it is too long, or one too many."""
         length = len(message.payload)
-        if length > self._limits.message_octets or length > _MOST or 0 < self._limits.messages <= self.messages:
+        if length > _MOST or not self.admits(message):
             return Fault.BODY_TOO_LARGE
         assert self._coded or not message.coded, "compressed, under a head that names no coding"
-        self._queue.append((b"\1" if message.coded else b"\0") + length.to_bytes(4, "big") + message.payload)
-        self.pending += PREFIX + length
-        self.messages += 1
+        self.push((b"\1" if message.coded else b"\0") + length.to_bytes(4, "big") + message.payload)
         return None
-
-    def take(self, credit: int) -> bytes:
-        """Octets to send."""
-        queue = self._queue
-        if not queue or credit <= 0:
-            return b""
-        if not self._at and len(queue) == 1 and credit >= self.pending:
-            self.pending = 0
-            return queue.popleft()
-        parts: list[bytes] = []
-        while queue and credit:
-            first = queue[0]
-            part = first[self._at : self._at + credit]
-            parts.append(part)
-            credit -= len(part)
-            self.pending -= len(part)
-            self._at += len(part)
-            if self._at == len(first):
-                queue.popleft()
-                self._at = 0
-        return b"".join(parts)
 
 
 class GrpcInspector:
