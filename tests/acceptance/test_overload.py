@@ -255,4 +255,4 @@ def test_a_sidecar_with_too_much_to_do_sheds_low_priority_and_never_high(tmp_pat
         assert Seen(after["rows"], 3).outcomes == {(200, ""): len(after["rows"])}, "and everyone is served again"
         assert orders.metric("flui_shed_total", priority="high", why="overload") == shed["high"] == 0
         for name, outcomes in (("low", low), ("normal", normal)):
-            assert orders.metric("flui_shed_total", priority=name, why="overload") - shed[name] >= outcomes[503, "overloaded later"] > 0
+            assert orders.metric("flui_shed_total", priority=name, why="overload") - shed[name] >= outcomes[503, "overloaded later"]

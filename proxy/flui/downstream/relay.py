@@ -9,7 +9,7 @@ from dataclasses import replace
 from math import ceil
 from random import Random
 
-from flui.codecs.http2.bounds import MESH, Bounds
+from flui.codecs.http2.bounds import MESH, MODULE
 from flui.decide import Snapshot
 from flui.downstream.connection import Downstream
 from flui.downstream.extras import Extras
@@ -163,9 +163,7 @@ class Gate:
         window = relay.limits.stream_window_octets
         # Who calls here has an identity, or is our own module, and speaks for many: one that is held back must not hold back others.
         self.bounds = replace(
-            MESH,
-            # Our own module is stopped long before what it does makes the next sidecar end a connection that others share with it.
-            rapid_resets=MESH.rapid_resets if listener.tls else Bounds().rapid_resets,
+            MESH if listener.tls else MODULE,
             held_octets=max(MESH.held_octets, MESH.streams * window + MESH.window_octets),
             queued_octets=max(MESH.queued_octets, (MESH.streams + 1) * window),  # each stream holds a window of its answer at most
         )

@@ -49,8 +49,10 @@ class Bounds:
     """Answers that wait for the peer's window; past it new exchanges are refused (C7)."""
 
 
-MESH: Final = Bounds(resets=10_000, rapid_resets=1_000)
-"""For connections between sidecars: who proved to be of the mesh speaks for many callers, and each of them may give up."""
+MESH: Final = Bounds(resets=10_000)
+"""For connections between sidecars: who proved to be of the mesh speaks for many callers, and each of them may give up late."""
+MODULE: Final = Bounds(resets=10_000, rapid_resets=50)
+"""For our own module: it is stopped before what it does makes the next sidecar end a connection that others share with it."""
 
 
 class Floods:
