@@ -16,6 +16,7 @@ import shop_pb2 as shop
 from tour import CERTS, PATIENCE_S, POLICY, RUN, ask, flui, got, insist, mutual, step
 
 SHORT_S = 1.0
+CLOCKS_S = 0.05
 
 
 class Stock:
@@ -83,7 +84,8 @@ def late():
     found = written("warehouse.log", r"looking for slow-plum; there are (\S+) s to find it\n.*nobody waits for slow-plum any more[^\n]*")
     insist(found is not None, "it was asked, and it heard that nobody waits any more", (RUN / "warehouse.log").read_text())
     got(found[0])
-    insist(float(found[1]) < SHORT_S, f"it was told what the way there had left of the second: {found[1]} s", found[0])
+    # grpcio says the time left by the wall clock, which is set while the machine runs: some milliseconds either way
+    insist(float(found[1]) < SHORT_S + CLOCKS_S, f"it was told what the way there had left of the second: {found[1]} s", found[0])
     ask("how the call ended in the access logs")
     for sidecar in ("web", "counter", "warehouse"):
         found = written(f"{sidecar}-sidecar.access.log", r'"listener":"(\w+)"[^\n]*"grpc_status":"(DEADLINE_EXCEEDED|CANCELLED)"')
