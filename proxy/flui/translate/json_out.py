@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from binascii import b2a_base64
 from json.encoder import encode_basestring
+from math import isnan
 from typing import Final
 
 from flui.model.units import MIB
@@ -374,16 +375,10 @@ def _scalar(payload: bytes, at: int, end: int, field: FieldType) -> tuple[str, i
     if kind == _K_BYTES:
         start, at = read_length(payload, at, end)
         return f'"{b2a_base64(payload[start:at], newline=False).decode()}"', at
-    if kind == _K_DOUBLE or kind == _K_FLOAT:
+    if kind <= _K_FLOAT:
         return _real(payload, at, end, kind)
-    if kind == _K_FIXED32 or kind == _K_SFIXED32:
-        if at + 4 > end:
-            raise Malformed("a field ends beyond its message")
-        return str(int.from_bytes(payload[at : at + 4], "little", signed=kind == _K_SFIXED32)), at + 4
-    if kind == _K_FIXED64 or kind == _K_SFIXED64:
-        if at + 8 > end:
-            raise Malformed("a field ends beyond its message")
-        return f'"{int.from_bytes(payload[at : at + 8], "little", signed=kind == _K_SFIXED64)}"', at + 8
+    if kind in (_K_FIXED64, _K_FIXED32, _K_SFIXED32, _K_SFIXED64):
+        return _fixed(payload, at, end, kind)
     number = payload[at]
     if number < 0x80:
         at += 1
@@ -399,7 +394,7 @@ def _scalar(payload: bytes, at: int, end: int, field: FieldType) -> tuple[str, i
         named = enum.texts.get(number)
         if named is not None:
             return named, at
-        return ("" if enum.closed else str(number)), at
+        return ("null" if enum.null else "" if enum.closed else str(number)), at
     if kind == _K_BOOL:
         return ("true" if number else "false"), at
     if kind == _K_INT64:
@@ -414,13 +409,22 @@ def _scalar(payload: bytes, at: int, end: int, field: FieldType) -> tuple[str, i
     return f'"{unzigzag(number)!s}"', at
 
 
+def _fixed(payload: bytes, at: int, end: int, kind: int) -> tuple[str, int]:
+    short = kind in (_K_FIXED32, _K_SFIXED32)
+    stop = at + 4 if short else at + 8
+    if stop > end:
+        raise Malformed("a field ends beyond its message")
+    number = int.from_bytes(payload[at:stop], "little", signed=kind >= _K_SFIXED32)
+    return (str(number) if short else f'"{number!s}"'), stop
+
+
 def _real(payload: bytes, at: int, end: int, kind: int) -> tuple[str, int]:
     stop = at + 8 if kind == _K_DOUBLE else at + 4
     if stop > end:
         raise Malformed("a field ends beyond its message")
     value: float = (DOUBLE if kind == _K_DOUBLE else FLOAT).unpack_from(payload, at)[0]
     if value - value != 0.0:
-        return ('"NaN"' if value != value else '"Infinity"' if value > 0 else '"-Infinity"'), stop
+        return ('"NaN"' if isnan(value) else '"Infinity"' if value > 0 else '"-Infinity"'), stop
     return (repr(value) if kind == _K_DOUBLE else _short(value)), stop
 
 
