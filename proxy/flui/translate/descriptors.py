@@ -154,11 +154,12 @@ def _version(given: Mapping[str, FileDescriptorProto]) -> str:
 class _Adder:
     """Fills a pool, imports first."""
 
-    __slots__ = ("_done", "_given", "_pool", "files")
+    __slots__ = ("_done", "_found", "_given", "_pool", "files")
 
     def __init__(self, pool: DescriptorPool, given: Mapping[str, FileDescriptorProto]) -> None:
         self._pool = pool
         self._given = given
+        self._found: dict[str, FileDescriptorProto | None] = {}
         self._done: dict[str, bool] = {}
         """Whether a file is in the pool; not yet: it waits for what it imports."""
         self.files: list[FileDescriptorProto] = []
@@ -176,25 +177,31 @@ class _Adder:
             if self._done.get(top):
                 todo.pop()
                 continue
-            proto = self._given.get(top) or _spare(top)
+            proto = self._find(top)
             if proto is None:
-                raise DescriptorError(f"{todo[-2] if len(todo) > 1 else name} imports {top}, which is missing")
+                raise DescriptorError(f"{top} is missing")
             waits = [wanted for wanted in proto.dependency if not self._done.get(wanted)]
             if waits:
-                if top in self._done:
-                    raise DescriptorError(f"{top} imports itself, or one that imports it")
+                for wanted in waits:
+                    if wanted in self._done:
+                        raise DescriptorError(f"{top} imports {wanted}, which imports it again")
+                    if self._find(wanted) is None:
+                        raise DescriptorError(f"{top} imports {wanted}, which is missing")
                 self._done[top] = False
-                todo += [wanted for wanted in waits if wanted not in self._done]
-                if todo[-1] == top:
-                    raise DescriptorError(f"{top} imports itself, or one that imports it")
+                todo += waits
                 continue
             try:
-                self._pool.AddSerializedFile(proto.SerializeToString())  # type: ignore[no-untyped-call]  # the stub says no more
+                self._pool.AddSerializedFile(proto.SerializeToString())
             except TypeError as e:
                 raise DescriptorError(f"{top} does not fit the others: {_reason(e)}") from None
             self._done[top] = True
             self.files.append(proto)
             todo.pop()
+
+    def _find(self, name: str) -> FileDescriptorProto | None:
+        if name not in self._found:
+            self._found[name] = self._given.get(name) or _spare(name)
+        return self._found[name]
 
     def add_spare(self, name: str) -> None:
         """Adds a file of a library, if there is one and it is not described under another name already."""
@@ -239,7 +246,7 @@ class _Types:
 
     def _read(self, proto: DescriptorProto, name: str) -> None:
         plan = self._message(name, proto.options.map_entry)
-        resolved: Descriptor = self._pool.FindMessageTypeByName(name)  # type: ignore[no-untyped-call]  # the stub says no more
+        resolved: Descriptor = self._pool.FindMessageTypeByName(name)
         plan.seal(tuple(self._field(field, resolved) for field in proto.field))
         if plan.well_known:
             for number, kind in _SHAPES[plan.well_known].items():
@@ -283,7 +290,7 @@ class _Types:
 
 
 def _methods(pool: DescriptorPool, full: str, service: ServiceDescriptorProto, types: dict[str, MessageType]) -> Iterable[Method]:
-    resolved = pool.FindServiceByName(full)  # type: ignore[no-untyped-call]  # the stub says no more
+    resolved = pool.FindServiceByName(full)
     for proto in service.method:
         method = resolved.methods_by_name[proto.name]
         yield _method(full, proto, types[method.input_type.full_name], types[method.output_type.full_name])

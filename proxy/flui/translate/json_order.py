@@ -36,9 +36,7 @@ def in_order(payload: bytes, at: int, end: int, message: MessageType, only: Fiel
             at = skip(payload, at, end, tag)
             stop = at
         field = message.by_tag.get(tag)
-        if field is None or (
-            field.enum is not None and field.enum.closed and not field.repeated and _stranger(payload, content, at, field)
-        ):
+        if field is None or (field.enum is not None and _stranger(payload, content, at, field, message)):
             continue
         if field.oneof:
             held = oneofs.get(field.oneof, number)
@@ -68,9 +66,14 @@ def in_order(payload: bytes, at: int, end: int, message: MessageType, only: Fiel
     return b"".join(out)
 
 
-def _stranger(payload: bytes, at: int, end: int, field: FieldType) -> bool:
-    """Whether the number that starts at `at` is none of the field's closed enum."""
-    assert field.enum is not None
-    assert field.kind == Kind.ENUM
+def _stranger(payload: bytes, at: int, end: int, field: FieldType, message: MessageType) -> bool:
+    """Whether the number that starts at `at` is none of the field's closed enum, so that nothing was said.
+
+    Of a list it is an item that is left out, of a map the whole entry: whoever reads those sees to it.
+    """
+    enum = field.enum
+    assert enum is not None
+    if not enum.closed or field.repeated or message.map_entry:
+        return False
     number, _ = read_varint(payload, at, end)
-    return signed32(number) not in field.enum.names
+    return signed32(number) not in enum.names
