@@ -141,10 +141,10 @@ def _flatten(
     if depth > MAX_DEPTH:
         raise Unfit(path, f"is deeper than {MAX_DEPTH} messages")
     for key, value in tree.items():
-        where = f"{path}.{key}" if path else key
         field = message.by_json.get(key)
         if field is None:
-            raise Unfit(where, "there is no such field")
+            raise Unfit(f"{path}.{key}" if path else key, "there is no such field")
+        where = f"{path}.{field.json_name}" if path else field.json_name
         if value is None:
             continue
         name = f"{prefix}{field.name}"
@@ -156,9 +156,9 @@ def _flatten(
             if field.message is not None or isinstance(value, dict):
                 raise Unfit(where, "a map or a list of messages cannot stand in a query")
             for at, each in enumerate(value):
-                pairs.append(f"{name}={quote(text_of(field, each, f'{where}[{at}]'), safe='')}")
+                pairs.append(_pair(name, field, each, f"{where}[{at}]"))
         elif kind_of(field):
-            pairs.append(f"{name}={quote(text_of(field, value, where), safe='')}")
+            pairs.append(_pair(name, field, value, where))
         elif field.message is None or field.message.well_known:
             raise Unfit(where, "its value cannot stand in a query")
         elif not isinstance(value, dict):
@@ -168,3 +168,10 @@ def _flatten(
         elif not any(each.startswith(f"{where}.") for each in gone):
             # Whether it is there can be what the message says; a query cannot say it.
             raise Unfit(where, "is there but empty, which no query can say")
+
+
+def _pair(name: str, field: FieldType, value: object, where: str) -> str:
+    try:
+        return f"{name}={quote(text_of(field, value, where), safe='')}"
+    except UnicodeEncodeError:
+        raise Unfit(where, "is no Unicode text") from None
