@@ -130,7 +130,9 @@ def templates(draw):
             parts.append(draw(literals.filter(lambda text: ":" not in text)))
             continue
         pattern = [*draw(patterns), "**"] if deep else draw(patterns)
-        values.append("/".join(draw(st.text("ab2F%/.:\\?&#+ ;é€\0", min_size=1, max_size=6)) if part in {"*", "**"} else part for part in pattern))
+        values.append(
+            "/".join(draw(st.text("ab2F%/.:\\?&#+ ;é€\0", min_size=1, max_size=6)) if part in {"*", "**"} else part for part in pattern)
+        )
         parts.append("{v%d=%s}" % (len(values), "/".join(pattern)))
     verb = draw(st.sampled_from(["", ":go"]))
     return "/" + "/".join(parts) + verb, values

@@ -97,9 +97,10 @@ def _path(way: Way, values: list[str]) -> bytes:
     if path is not None:
         return path
     what = f"cannot stand in the path {way.rule.path}"
-    if len(way.places) == 1:
-        raise Unfit(way.places[0].path, what)
-    raise Unfit("", f"{', '.join([place.path for place in way.places]) or 'it'} {what}")
+    for at, place in enumerate(way.places):
+        if not way.template.takes(at, values[at]):
+            raise Unfit(place.path, what)
+    raise Unfit("", f"the message {what}")
 
 
 def _taken(rest: dict[str, object], place: Place, *, implied: bool) -> str:
