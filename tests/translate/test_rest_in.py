@@ -1,5 +1,7 @@
 """A REST request becomes the tree of its message; each field is said once (threats F6)."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -268,8 +270,7 @@ def test_a_body_may_be_a_list_or_a_message_that_is_no_object():
 def test_any_query_is_a_tree_or_unfit(query):
     try:
         tree = asked(f"GET /get?{query}")
-    except Unfit as wrong:
-        assert str(wrong)
+    except Unfit:
         return
     assert isinstance(tree, dict)
 
@@ -284,7 +285,5 @@ trees = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | s
     ),
 )
 def test_any_body_is_a_tree_or_unfit(body, line):
-    try:
+    with contextlib.suppress(Unfit):
         asked(line, body)
-    except Unfit as wrong:
-        assert str(wrong)

@@ -172,8 +172,7 @@ def test_what_is_told_is_asked_again_as_the_same_message(tree, name):
     """`ask(match(tell(tree))) == tree`, but that a default may come back said."""
     try:
         request = told(name, tree)
-    except Unfit as wrong:
-        assert wrong.what
+    except Unfit:
         return
     assert canonical_path(request.path) == request.path
     bound = ROUTES.match(request.verb, request.path)
