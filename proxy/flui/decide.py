@@ -25,6 +25,7 @@ from flui.model.resilience import IDEMPOTENT, NORMAL, PRIORITY_NAMES, Panic
 from flui.model.topology import APP, SELF_ROUTE, Cluster, Route
 from flui.policy.base import Policy, Verdict
 from flui.routing.table import Table
+from flui.translate.schema import NO_SCHEMA, Schema
 
 INBOUND: Final = "inbound"
 SELF_HOST: Final = b"flui-health"
@@ -60,11 +61,12 @@ class Snapshot:
         "identity",
         "peers",
         "policy",
+        "schema",
         "table",
         "version",
     )
 
-    def __init__(self, config: Sidecar, policy: Policy, identity: str, version: int) -> None:
+    def __init__(self, config: Sidecar, policy: Policy, identity: str, version: int, schema: Schema = NO_SCHEMA) -> None:
         """Compiles a snapshot.
 
         Args:
@@ -72,11 +74,13 @@ class Snapshot:
             policy: Compiled policy; one that denies everything when there is none.
             identity: SPIFFE ID of this sidecar: the principal of what its module sends.
             version: Number of this snapshot, for logs.
+            schema: What our own module serves, as far as it is known.
         """
         self.config = config
         self.policy = policy
         self.identity = identity
         self.version = version
+        self.schema = schema
         self.clusters: dict[str, Cluster] = {cluster.name: cluster for cluster in config.clusters}
         self.table = Table(config.routes, self.clusters)
         self.app_table = Table(config.app_routes, {})

@@ -94,7 +94,7 @@ _CORS: Final[Knobs] = {"max_age": ("max_age_s", partial(schema.duration, low=0.0
 
 
 def _origin(text: str) -> str:
-    """As browsers write them (RFC 6454 6.2), for they are compared octet for octet: scheme, host, and a port that is not the scheme's own."""
+    """As browsers write them (RFC 6454 6.2), as they are compared octet for octet: scheme, host, port if not the scheme's own."""
     if text == "*":
         return text
     scheme, found, rest = text.partition("://")
