@@ -25,7 +25,7 @@ from flui.model.resilience import IDEMPOTENT, NORMAL, PRIORITY_NAMES, Panic
 from flui.model.topology import APP, SELF_ROUTE, Cluster, Protocol, Route
 from flui.policy.base import Policy, Verdict
 from flui.routing.table import Table
-from flui.translate.api import Api
+from flui.translate.dialects import Dialects
 from flui.translate.schema import NO_SCHEMA, Schema
 
 INBOUND: Final = "inbound"
@@ -54,10 +54,10 @@ class Snapshot:
     __slots__ = (
         "_limit",
         "_listeners",
-        "api",
         "app_table",
         "clusters",
         "config",
+        "dialects",
         "epoch",
         "flows",
         "identity",
@@ -68,7 +68,7 @@ class Snapshot:
         "version",
     )
 
-    def __init__(self, config: Sidecar, policy: Policy, identity: str, version: int, *, schema: Schema = NO_SCHEMA) -> None:
+    def __init__(self, config: Sidecar, policy: Policy, identity: str, version: int, schema: Schema = NO_SCHEMA) -> None:
         """Compiles a snapshot.
 
         Args:
@@ -95,7 +95,7 @@ class Snapshot:
         """Tells its decisions from those of other snapshots."""
         self.schema = schema
         app = self.clusters.get(APP)
-        self.api = Api(schema, config.limits, self.epoch) if app is not None and app.protocol is Protocol.HTTP2 else None
+        self.dialects = Dialects(schema, config.limits, self.epoch) if app is not None and app.protocol is Protocol.HTTP2 else None
         """What may be said to a module that speaks gRPC; None: it does not."""
         self._limit = config.limits.flows
         self._listeners = {listener.name: listener for listener in config.listeners}

@@ -42,6 +42,8 @@ class Module(grpc.GenericRpcHandler):
         self.metadata = {}
 
     def service(self, details):
+        if details.method.startswith("/grpc."):
+            return None
         self.calls.append(details.method)
         self.metadata = dict(details.invocation_metadata)
         unary = {"/t.T/Echo": self.echo, "/t.T/Bad": self.bad, "/t.T/Left": self.left}

@@ -19,6 +19,7 @@ from flui.model.decision import Reply
 from flui.model.events import UNKNOWN, RequestHead, Reset, ResponseHead
 from flui.model.fault import Fault
 from flui.model.fields import EXPECT, Field, field
+from flui.model.grpc import Status
 from flui.model.identity import ANONYMOUS
 from flui.splice import Splice, answer, answer_call
 from flui.translate.base import Mapped
@@ -317,7 +318,8 @@ class Downstream(asyncio.BufferedProtocol):
         if isinstance(action, Reply):
             splice.fail(action.fault)
         elif spoken is not None and spoken.refused is not None and isinstance(splice, TranslatedCall):
-            splice.give_up(Fault.MALFORMED, spoken.refused, spoken.why_refused)
+            fault = Fault.NO_ROUTE if spoken.refused is Status.UNIMPLEMENTED else Fault.MALFORMED
+            splice.give_up(fault, spoken.refused, spoken.why_refused)
         else:
             if expects:
                 self.codec.send(ResponseHead(head.stream, 100, [], 0))  # it is asked of us here: gRPC has no such thing
@@ -328,12 +330,12 @@ class Downstream(asyncio.BufferedProtocol):
 
     def _spoken(self, head: RequestHead, snapshot: Snapshot) -> Mapped | None:
         """The call that a request to a gRPC module means, in another dialect."""
-        api = snapshot.api
-        if api is None:
+        dialects = snapshot.dialects
+        if dialects is None:
             return None
         known = head.spoken
         if known is None or known.epoch != snapshot.epoch:
-            known = head.spoken = api.call(head)
+            known = head.spoken = dialects.call(head)
         return cast("Mapped | None", known)
 
     def _refuse(self, stream: int, fault: Fault, head: RequestHead | None) -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from flui.translate.schema import Method, Schema
+from flui.translate import rest_in
+from flui.translate.json_in import encode, parse
+from flui.translate.json_out import Malformed, decode
+from flui.translate.rest import Bound
+from flui.translate.schema import FieldType, MessageType, Method, Schema
+from flui.translate.status import Detail, opaque
+from flui.translate.ways import ABSENT
+from flui.translate.wire import varint
 
 
 class Unsayable(Exception):  # noqa: N818 - it names what the message is
@@ -54,6 +61,68 @@ class Json(Format):
     def opaque(self) -> bool:
         """They are read and written."""
         return False
+
+    def ask(self, payload: bytes) -> bytes:
+        """The message that a JSON text says."""
+        return encode(parse(payload), self._method.asks, self._schema.types)
+
+    def tell(self, payload: bytes) -> bytes:
+        """The JSON text of a message."""
+        return json_text(payload, self._method.tells, self._schema, None)
+
+
+class Rest(Format):
+    """Messages in JSON, of which path and query say a part."""
+
+    __slots__ = ("_bound", "_query", "_schema")
+
+    def __init__(self, bound: Bound, query: bytes, schema: Schema) -> None:
+        self._bound = bound
+        self._query = query
+        self._schema = schema
+
+    @property
+    def opaque(self) -> bool:
+        """They are read and written."""
+        return False
+
+    def ask(self, payload: bytes) -> bytes:
+        """The message that a request says; an empty body says nothing."""
+        tree = rest_in.ask(self._bound, self._query, parse(payload) if payload else ABSENT)
+        return encode(tree, self._bound.method.asks, self._schema.types)
+
+    def tell(self, payload: bytes) -> bytes:
+        """The JSON text of a message, or of the field of it that is the answer."""
+        return json_text(payload, self._bound.method.tells, self._schema, self._bound.way.answer)
+
+
+def json_text(payload: bytes, message: MessageType, schema: Schema, field: FieldType | None) -> bytes:
+    """The JSON text of a message of the service.
+
+    Raises:
+        Unsayable: It is no such message, or holds what JSON cannot say.
+    """
+    try:
+        return decode(payload, message, schema.types, field)
+    except Malformed as error:
+        raise Unsayable(str(error)) from None
+
+
+def details_json(details: list[Detail], schema: Schema) -> list[bytes]:
+    """JSON of the details of an error, each as an `Any` has it; of what is not known, its octets."""
+    holder = schema.types.get("google.protobuf.Any")
+    texts: list[bytes] = []
+    for detail in details:
+        text = b""
+        if holder is not None:
+            url = detail.url.encode("utf-8", "replace")
+            held = b"\x0a" + varint(len(url)) + url + b"\x12" + varint(len(detail.value)) + detail.value
+            try:
+                text = decode(held, holder, schema.types, unknown_any=True)
+            except Malformed:
+                text = b""
+        texts.append(text or opaque(detail))
+    return texts
 
 
 class Formats:

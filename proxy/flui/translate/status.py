@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import binascii
 import json
+from math import ceil
 from typing import Final
 
-from flui.codecs.grpc import binary_values
+from flui.codecs.grpc import binary_values, pushback
 from flui.model.fields import Field, field
 from flui.model.grpc import STATUSES, Status, message_text, status_said
 
@@ -40,9 +41,11 @@ class Detail:
 class Ending:
     """How a call ended."""
 
-    __slots__ = ("details", "message", "metadata", "status")
+    __slots__ = ("details", "message", "metadata", "retry_after_s", "status")
 
     def __init__(self, status: Status, message: str = "", details: list[Detail] | None = None, metadata: list[Field] | None = None) -> None:
+        self.retry_after_s = 0
+        """When to come back; 0: not said."""
         self.status = status
         self.message = message
         self.details: list[Detail] = details if details is not None else []
@@ -60,6 +63,7 @@ def ending_of(fields: list[Field]) -> Ending:
     details: list[Detail] = []
     metadata: list[Field] = []
     said: _Said | None = None
+    after_s = 0
     for line in fields:
         name = line.name
         if name == b"grpc-status":
@@ -69,13 +73,18 @@ def ending_of(fields: list[Field]) -> Ending:
         elif name == b"grpc-status-details-bin":
             values = binary_values(line.value)
             said = _said(values[0]) if values else None
+        elif name == b"grpc-retry-pushback-ms":
+            wait_s = pushback(line.value)
+            after_s = ceil(wait_s) if wait_s is not None else 0
         elif not name.startswith(_RESERVED):
             metadata.append(line)
     if said is not None and status is not Status.OK:
         details = said.details
         if said.code == status.value:
             message = said.message
-    return Ending(status, message, details, metadata)
+    ending = Ending(status, message, details, metadata)
+    ending.retry_after_s = after_s
+    return ending
 
 
 class _Said:

@@ -10,13 +10,15 @@ from flui.translate.base import Mapped
 from flui.translate.connect import ConnectCalls
 from flui.translate.formats import Formats
 from flui.translate.grpc_web import WEB, WebCalls
+from flui.translate.rest import RestRoutes
+from flui.translate.rest_grpc import RestCalls
 from flui.translate.schema import Schema
 
 
-class Api:
+class Dialects:
     """What may be said to one gRPC module. Part of a snapshot."""
 
-    __slots__ = ("_connect", "_epoch", "_web", "schema")
+    __slots__ = ("_connect", "_epoch", "_rest", "_web", "routes", "schema")
 
     def __init__(self, schema: Schema, limits: Limits, epoch: int) -> None:
         """For one snapshot.
@@ -32,6 +34,9 @@ class Api:
         messages = MessageLimits(limits.grpc_message_octets) if limits.grpc_message_octets else MessageLimits(0xFFFF_FFFF)
         self._web = WebCalls()
         self._connect = ConnectCalls(Formats(schema), messages, window, epoch)
+        self.routes = RestRoutes(schema) if schema.methods else None
+        """Ways of REST; None: nothing is known of the module."""
+        self._rest = RestCalls(schema, self.routes, messages, window, epoch) if self.routes is not None else None
 
     def call(self, head: RequestHead) -> Mapped | None:
         """The call that a request means; None when it means none: it is HTTP, for whoever understands it.
@@ -48,7 +53,11 @@ class Api:
                 content_type = content_type.partition(b";")[0].rstrip(b" \t").lower()
                 if content_type.startswith(WEB):
                     return self._web.call(head, content_type, self._epoch)
-                return self._connect.call(head, content_type)
+                connect = self._connect.call(head, content_type)
+                if connect is not None:
+                    return connect
         elif head.method == b"GET" and b"connect=v1" in head.query:
-            return self._connect.get(head)
-        return None
+            got = self._connect.get(head)
+            if got is not None:
+                return got
+        return self._rest.call(head) if self._rest is not None else None
