@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from flui.codecs.base import Events
-from flui.codecs.grpc import CONTENT_TYPE_GRPC, STATUS_LINES, answered, grpc_trailers, is_foreign, timeout_text
+from flui.codecs.grpc import STATUS_LINES, answered, grpc_trailers, is_foreign, timeout_text, type_of
 from flui.codecs.http2.server import Http2Server
 from flui.framing.base import MessageLimits
 from flui.framing.grpc import PREFIX, GrpcInspector, coding_of
@@ -203,7 +203,7 @@ class Call(Splice):
         if not self.mirror:
             self._kept = None
         self.done = self.deaf = True
-        fields = [CONTENT_TYPE_GRPC, STATUS_LINES[status], field(b"grpc-message", message_said(said))]
+        fields = [type_of(self.head), STATUS_LINES[status], field(b"grpc-message", message_said(said))]
         self.down.send(ResponseHead(self.stream, 200, fields, 0))
         self.down.send(End(self.stream))
 
@@ -233,7 +233,7 @@ class Call(Splice):
     def _refuse(self, fault: Fault, status: int, retry_after_s: int, *, said: bool) -> None:
         self.status = 200
         self.ended = status_of_http(status) if status and status != DIALECTS[fault].http else STATUSES[DIALECTS[fault].grpc]
-        answer_call(self.down, self.stream, fault, self.ended, retry_after_s, said=said)
+        answer_call(self.down, self.stream, self.head, fault, self.ended, retry_after_s, said=said)
 
     @property
     def may_pause(self) -> bool:

@@ -16,7 +16,7 @@ from math import ceil
 from typing import Final, Protocol
 
 from flui.codecs.base import Events
-from flui.codecs.grpc import grpc_answer
+from flui.codecs.grpc import grpc_answer, type_of
 from flui.codecs.validate import connection_options
 from flui.model.decision import Decision, Forward
 from flui.model.events import Credit, Data, End, Event, RequestHead, Reset, ResponseHead
@@ -451,10 +451,10 @@ def clean(head: ResponseHead) -> None:
 
 
 def answer_call(
-    down: Events, stream: int, fault: Fault, status: Status | None = None, retry_after_s: int = 0, *, said: bool = False
+    down: Events, stream: int, head: RequestHead, fault: Fault, status: Status | None = None, retry_after_s: int = 0, *, said: bool = False
 ) -> None:
     """Answers a gRPC call in gRPC's dialect: HTTP 200, and a head that is all there is (Trailers-Only), over HTTP/1.1 too."""
-    http, fields = grpc_answer(fault, status=status, retry_after_s=retry_after_s)
+    http, fields = grpc_answer(fault, status=status, retry_after_s=retry_after_s, kind=type_of(head))
     if said:
         fields.append(field(REFUSAL, fault.value.encode()))
     down.send(ResponseHead(stream, http, fields, 0))

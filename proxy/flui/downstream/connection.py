@@ -343,7 +343,7 @@ class Downstream(asyncio.BufferedProtocol):
         octets = 0
         if fault is not Fault.CALLER_GONE:
             if head is not None and is_call(head):
-                answer_call(self.codec, stream, fault)
+                answer_call(self.codec, stream, head, fault)
             else:
                 octets = answer(self.codec, stream, fault, b"", b"")
         else:

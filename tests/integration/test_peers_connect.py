@@ -1,0 +1,89 @@
+"""The Connect conformance suite, all of it, through a pair of real sidecars: Connect, gRPC and gRPC-Web in front of a gRPC module.
+
+The suite's own server speaks every dialect itself, so that its answers alone would prove nothing: the access log tells by the rule
+that decided which requests reached the module's sidecar as calls, and the second server speaks gRPC alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from support import peers_grpc
+from support.pair import run
+
+pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(600)]
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
+KNOWN = f"@{SUPPORT / 'connect_known_failing.txt'}"
+CALL = "rules.csv:1"
+"""The rule that admits calls of the service."""
+FEATURES = {
+    "versions": ["HTTP_VERSION_1", "HTTP_VERSION_2"],
+    "compressions": ["COMPRESSION_IDENTITY", "COMPRESSION_GZIP"],
+    "supportsTls": False,  # it is between the sidecars
+    "supportsH2c": True,
+    "supportsTrailers": True,
+    "supportsHalfDuplexBidiOverHttp1": True,
+    "supportsConnectGet": True,
+    "supportsMessageReceiveLimit": True,
+}
+
+
+def ask(folder, server, protocol, *codecs, known=()):
+    """What the suite says of a protocol: how many cases there were, and its words on those that failed unexpectedly."""
+    conf = folder / "conf.yaml"  # JSON is YAML
+    conf.write_text(
+        json.dumps({"features": {**FEATURES, "protocols": [f"PROTOCOL_{protocol}"], "codecs": [f"CODEC_{codec}" for codec in codecs]}})
+    )
+    behind = (sys.executable, SUPPORT / "connect_behind.py", server, "--keep", folder)
+    status, said = run(
+        peers_grpc.connect_conformance(), "--conf", conf, *known, "--mode", "server", "--", *behind, timeout_s=500,
+    )  # fmt: skip
+    counts = re.search(r"Total cases: (\d+)\n(\d+) passed, (\d+) failed", said)
+    assert counts is not None, said
+    assert (status == 0) == (counts[3] == "0"), said
+    return int(counts[1]), said.partition("FAILED: ")[2]
+
+
+def not_calls(folder):
+    """The requests that no rule about calls admitted at the module's sidecar, by their method and status; fails if a sidecar had an error."""
+    found = Counter()
+    for journal in folder.glob("*-over-*/**/journal.log"):
+        lines = [json.loads(line) for line in journal.read_text().splitlines() if line.startswith("{")]
+        assert not [line for line in lines if line["level"] == "error"]
+    for log in folder.glob("*-over-*/orders-1/orders/access.log"):
+        for line in map(json.loads, log.read_text().splitlines()):
+            if line["rule"] != CALL:
+                found[line["method"], line["path"].rpartition("/")[2], line["status"]] += 1
+    return found
+
+
+CASES = {"CONNECT": 804, "GRPC": 524, "GRPC_WEB": 652}
+UNEXPECTED = {
+    # What the suite sends to hear it refused: an unknown method of an unknown service, another verb, another type of content.
+    "CONNECT": {("POST", "UnknownMethod", 404): 2, ("DELETE", "Unary", 405): 2, ("POST", "Unary", 415): 4},
+    "GRPC": {("POST", "UnknownMethod", 200): 1, ("DELETE", "Unary", 405): 1, ("POST", "Unary", 415): 1},
+    "GRPC_WEB": {("POST", "UnknownMethod", 404): 2, ("DELETE", "Unary", 405): 2, ("POST", "Unary", 415): 4},
+}
+
+
+@pytest.mark.parametrize("protocol", CASES)
+def test_nothing_fails_in_front_of_connects_own_server(tmp_path, protocol):
+    cases, failures = ask(tmp_path, peers_grpc.connect_server(), protocol, "PROTO", "JSON")
+    assert not failures
+    assert cases == CASES[protocol]
+    assert not_calls(tmp_path) == UNEXPECTED[protocol]
+
+
+@pytest.mark.parametrize(("protocol", "codecs"), [("CONNECT", ("PROTO", "JSON")), ("GRPC", ("PROTO",)), ("GRPC_WEB", ("PROTO",))])
+def test_nothing_fails_in_front_of_a_module_that_speaks_grpc_alone(tmp_path, protocol, codecs):
+    """JSON within gRPC and gRPC-Web is the module's own business, and grpc-go knows none."""
+    known = ("--known-failing", KNOWN) if protocol == "GRPC" else ()
+    cases, failures = ask(tmp_path, peers_grpc.connect_grpc_server(), protocol, *codecs, known=known)
+    assert not failures
+    assert cases > 300
