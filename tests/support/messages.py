@@ -4,6 +4,7 @@ import math
 
 from google.protobuf.descriptor import FieldDescriptor as F
 from hypothesis import strategies as st
+
 from support.schemas import class_of
 
 INSIDE_ANY = ("flui.tests.Leaf", "flui.tests.Order", "flui.tests.old.Old", "flui.tests.new.New", "google.protobuf.Timestamp",

@@ -7,12 +7,12 @@ import pytest
 from google.protobuf import json_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.messages import messages
-from support.schemas import canonical, class_of, oracle_in, oracle_out, schema
 
 from flui.translate.json_in import encode, parse
 from flui.translate.json_out import decode
 from flui.translate.schema import Unfit
+from support.messages import messages
+from support.schemas import canonical, class_of, oracle_in, oracle_out, schema
 
 ALL = "flui.tests.All"
 NAMES = (ALL, "flui.tests.old.Old", "flui.tests.new.New", "google.protobuf.Any", "google.protobuf.Struct", "google.rpc.BadRequest")
