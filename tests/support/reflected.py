@@ -88,7 +88,7 @@ class Reflected(grpc.GenericRpcHandler):
             at: Where it listens; None: a port of its own.
             answers: Answers reflection in place of grpcio.
         """
-        pool = descriptor_pool.DescriptorPool()
+        self.pool = pool = descriptor_pool.DescriptorPool()
         for each in files:
             pool.Add(each)
         self.services = [f"{each.package}.{service.name}".removeprefix(".") for each in files for service in each.service]
