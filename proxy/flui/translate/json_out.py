@@ -226,7 +226,7 @@ class _Walk:
                     raise Malformed(_TOO_LONG)
             if at >= end:
                 break
-            if payload[at] == tag:
+            if tag < 0x80 and payload[at] == tag:
                 at += 1
                 continue
             following, behind = read_tag(payload, at, end)
@@ -453,7 +453,7 @@ def _real(payload: bytes, at: int, end: int, kind: int) -> tuple[str, int]:
 
 
 def _short(value: float) -> str:
-    """Fewest digits that are read as this float of 32 bits again."""
+    """Fewest digits, six at least, that are read as this float of 32 bits again."""
     octets = FLOAT.pack(value)
     for digits in (6, 7, 8):
         near = float(f"{value:.{digits}g}")
