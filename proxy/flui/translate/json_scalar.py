@@ -207,12 +207,12 @@ def enumerated(value: object, enum: EnumType) -> int:
         if known is not None:
             return known
         if len(value) > 11 or _WHOLE.fullmatch(value) is None:
-            raise Unfit("", f"{enum.name} has no such value")
+            raise Unfit("", "the enum has no such value")
     elif value is None and enum.null:
         return 0
     elif not isinstance(value, (int, float)) or isinstance(value, bool):
         raise Unfit("", "the name or the number of a value is expected")
     number = integer(value, _K_INT32)
     if enum.closed and number not in enum.names:
-        raise Unfit("", f"{enum.name} has no such value")
+        raise Unfit("", "the enum has no such value")
     return number
