@@ -146,13 +146,13 @@ def test_until_the_module_was_heard_a_sidecar_is_not_ready_but_not_for_long(tmp_
 
     async def story():
         silent = await H2Module(answers=False).listen()
-        stock_ = await side(mesh, silent.address)
-        assert ready(stock_) == (
-            503,
-            {"ready": False, "why": ["api: the module has not told its shape yet"], "api": "the module has not told its shape yet"},
-        )
-        assert await until(lambda: ready(stock_)[0] == 200, "it is") < 1.0
-        await silent.close()
+        try:
+            stock_ = await side(mesh, silent.address)
+            why = "the module has not told its shape yet"
+            assert ready(stock_) == (503, {"ready": False, "why": [f"api: {why}"], "api": why})
+            assert await until(lambda: ready(stock_)[0] == 200, "it is") < 1.0
+        finally:
+            silent.stop()
 
     mesh.run(story())
 
