@@ -31,7 +31,9 @@ def schema_of(text):
         protos = Path(grpc_tools.__file__).parent / "_proto"
         googleapis = Path(annotations.__file__).parents[2]
         out = Path(folder, "t.bin")
-        done = protoc.main(["protoc", f"-I{folder}", f"-I{protos}", f"-I{googleapis}", "--include_imports", f"--descriptor_set_out={out}", "t.proto"])
+        done = protoc.main(
+            ["protoc", f"-I{folder}", f"-I{protos}", f"-I{googleapis}", "--include_imports", f"--descriptor_set_out={out}", "t.proto"]
+        )
         assert done == 0, "protoc refuses it"
         files = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
     pool = descriptor_pool.DescriptorPool()

@@ -115,7 +115,9 @@ def test_an_example_of_the_documentation_maps_as_it_is_written_there(name):
 def test_the_documentation_has_no_example_beside_these():
     """What `HTTP:` stands before in the installed file, where it comes with its comments."""
     proto = Path(http.__file__).with_name("http.proto")
-    said = {line.split("HTTP: `")[1].split("`")[0].rstrip(" }").split(" {")[0] for line in proto.read_text().splitlines() if "HTTP: `" in line}
+    said = {
+        line.split("HTTP: `")[1].split("`")[0].rstrip(" }").split(" {")[0] for line in proto.read_text().splitlines() if "HTTP: `" in line
+    }
     held = {f"{verb.decode()} {(path + query).decode()}" for _, verb, path, query, _, _ in EXAMPLES.values()}
     assert said
     assert said <= held

@@ -8,7 +8,9 @@ from flui.translate.rest import RestRoutes
 from flui.translate.schema import FieldType, HttpRule, Kind, MessageType, Method, Schema
 
 STRING = MessageType("t.Request")
-STRING.seal((FieldType("a", "a", 1, Kind.STRING), FieldType("b", "b", 2, Kind.STRING), FieldType("many", "many", 3, Kind.STRING, repeated=True)))
+STRING.seal(
+    (FieldType("a", "a", 1, Kind.STRING), FieldType("b", "b", 2, Kind.STRING), FieldType("many", "many", 3, Kind.STRING, repeated=True))
+)
 
 
 def routes_of(*rules):
@@ -113,7 +115,12 @@ def test_a_rule_that_is_never_reached_is_told():
 
 
 def test_bodies_and_answers_must_be_fields_at_the_top():
-    for body, response_body, said in (("c", "", "the body 'c'"), ("a.b", "", "the body 'a.b'"), ("", "c", "the response_body 'c'"), ("a", "", "both in")):
+    for body, response_body, said in (
+        ("c", "", "the body 'c'"),
+        ("a.b", "", "the body 'a.b'"),
+        ("", "c", "the response_body 'c'"),
+        ("a", "", "both in"),
+    ):
         method = Method("t.S", "M", STRING, STRING, rules=(HttpRule("POST", "/{a}", body, response_body),))
         (mistake,) = RestRoutes(Schema({method.path: method}, {}, "1", "test")).mistakes
         assert said in mistake

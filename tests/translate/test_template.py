@@ -130,8 +130,10 @@ def templates(draw):
             parts.append(draw(literals.filter(lambda text: ":" not in text)))
             continue
         pattern = [*draw(patterns), "**"] if deep else draw(patterns)
-        values.append("/".join(draw(st.text("ab2F%/.:\\?&#+ ;é€\0", min_size=1, max_size=6)) if part in {"*", "**"} else part for part in pattern))
-        parts.append("{v%d=%s}" % (len(values), "/".join(pattern)))
+        values.append(
+            "/".join(draw(st.text("ab2F%/.:\\?&#+ ;é€\0", min_size=1, max_size=6)) if part in {"*", "**"} else part for part in pattern)
+        )
+        parts.append(f"{{v{len(values)}={'/'.join(pattern)}}}")
     verb = draw(st.sampled_from(["", ":go"]))
     return "/" + "/".join(parts) + verb, values
 
@@ -155,8 +157,7 @@ def test_what_a_template_expands_to_gives_the_values_back(drawn):
 def test_any_text_is_a_template_or_a_mistake(text):
     try:
         template = read("/" + text)
-    except RuleError as error:
-        assert str(error)
+    except RuleError:
         return
     assert template.text == "/" + text
     template.match(b"/a/b:a")

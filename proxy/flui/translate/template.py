@@ -131,6 +131,13 @@ class Template:
             path += b":" + self.verb
         return path if canonical_path(path) == path else None
 
+    def takes(self, number: int, value: str) -> bool:
+        """Whether a variable, by its number, can have a value: a path that does not come about has one that cannot."""
+        variable = self.variables[number]
+        out: list[bytes] = []
+        fits = _write(self.segments[variable.first : variable.last], value, several=variable.several, out=out)
+        return fits and canonical_path(b"/" + b"/".join(out)) is not None
+
 
 def split(path: bytes, most: int) -> list[bytes]:
     """The segments of a path, cut at most `most` times behind the first slash: none for the root."""
