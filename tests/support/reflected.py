@@ -130,7 +130,7 @@ class Reflected(grpc.GenericRpcHandler):
     def __enter__(self) -> Self:
         self._pool = ThreadPoolExecutor(4)
         self.server = grpc.server(self._pool, handlers=(self,), options=(("grpc.so_reuseport", 0),))
-        port = self.server.add_insecure_port(str(self._at))
+        port = self.server.add_insecure_port(f"{self._at.host}:{self._at.port}")
         self.address = Address("127.0.0.1", port)
         self.server.start()
         return self
