@@ -22,7 +22,10 @@ from flui.model.events import Data, End, Event, RequestHead, Reset, ResponseHead
 from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import Field, field
 from flui.model.grpc import STATUSES, Status, call_status, counted_as, message_said, status_of_http, status_said
+from flui.model.spoken import Dialect
 from flui.splice import Splice, answer_call, clean
+from flui.translate.base import Translation
+from flui.translate.status import Ending
 
 _LONGEST: Final = 0xFFFF_FFFF
 _BOUNDS: Final[dict[int, MessageLimits]] = {}
@@ -232,6 +235,11 @@ class Call(Splice):
         self.ended = status_of_http(status) if status and status != DIALECTS[fault].http else STATUSES[DIALECTS[fault].grpc]
         answer_call(self.down, self.stream, self.head, fault, self.ended, retry_after_s, said=said)
 
+    @property
+    def may_pause(self) -> bool:
+        """See `Splice`."""
+        return True
+
     def outcome(self) -> Status:
         """How it ended."""
         if self.ended is not None:
@@ -241,3 +249,73 @@ class Call(Splice):
     def judged(self) -> int:
         """See `Splice.judged`."""
         return counted_as(self.outcome())
+
+
+class TranslatedCall(Call):
+    """A call whose caller speaks another dialect: whatever the two say to one another goes through a translation."""
+
+    __slots__ = ("dialect", "translation")
+
+    def __init__(
+        self,
+        translation: Translation,
+        dialect: Dialect,
+        head: RequestHead,
+        decision: Decision,
+        now: float,
+        trace: bytes,
+        origin: Field | None,
+        octets: int = 0,
+    ) -> None:
+        """A call that has been decided. See `Call`.
+
+        Args:
+            translation: Stands between the caller's codec and us.
+            dialect: What the caller speaks.
+            head: Of the call.
+            decision: What becomes of it.
+            now: When the head was complete; monotonic seconds.
+            trace: traceparent to send on; empty: the caller's stays.
+            origin: Ready Forwarded field; None to say nothing.
+            octets: Of the longest message.
+        """
+        super().__init__(translation, head, decision, now, trace, origin, octets)
+        self.translation = translation
+        self.dialect = dialect
+        translation.attach(self)
+
+    def from_down(self, event: Event) -> None:
+        """Takes what the caller says after the head, in its dialect."""
+        if isinstance(event, Data):
+            octets = self.octets_in + len(event.chunk)  # as they came
+            self.translation.hear(event)
+            self.octets_in = octets
+        else:
+            self.translation.hear(event)
+
+    def heard(self, event: Event) -> None:
+        """Takes what the caller says, as gRPC says it."""
+        super().from_down(event)
+
+    def _twin(self, now: float) -> Splice:
+        return Call(self.down, self.head, self.decision, now, self.trace, self._origin)
+
+    @property
+    def may_pause(self) -> bool:
+        """See `Splice`."""
+        return self.translation.streams
+
+    def give_up(self, fault: Fault, status: Status, message: str) -> None:
+        """Ends the call for what the caller sent, or what cannot be said to it."""
+        if self.done:
+            return
+        self.fault = fault
+        self.done = self.deaf = True
+        if self.up is not None:
+            self.up.send(Reset(self.up_stream, fault))
+        self.ended = status
+        self.status = self.status or 200
+        self.translation.end(Ending(status, message))
+
+    def _cut(self, fault: Fault) -> None:
+        self.down.send(End(self.stream, grpc_trailers(fault)) if self._at_rest else Reset(self.stream, fault))

@@ -22,9 +22,11 @@ from flui.model.fault import Fault
 from flui.model.fields import Field, field
 from flui.model.grpc import CALL
 from flui.model.resilience import IDEMPOTENT, NORMAL, PRIORITY_NAMES, Panic
-from flui.model.topology import APP, SELF_ROUTE, Cluster, Route
+from flui.model.topology import APP, SELF_ROUTE, Cluster, Protocol, Route
 from flui.policy.base import Policy, Verdict
 from flui.routing.table import Table
+from flui.translate.dialects import Dialects
+from flui.translate.schema import NO_SCHEMA, Schema
 
 INBOUND: Final = "inbound"
 SELF_HOST: Final = b"flui-health"
@@ -55,16 +57,18 @@ class Snapshot:
         "app_table",
         "clusters",
         "config",
+        "dialects",
         "epoch",
         "flows",
         "identity",
         "peers",
         "policy",
+        "schema",
         "table",
         "version",
     )
 
-    def __init__(self, config: Sidecar, policy: Policy, identity: str, version: int) -> None:
+    def __init__(self, config: Sidecar, policy: Policy, identity: str, version: int, schema: Schema = NO_SCHEMA) -> None:
         """Compiles a snapshot.
 
         Args:
@@ -72,6 +76,7 @@ class Snapshot:
             policy: Compiled policy; one that denies everything when there is none.
             identity: SPIFFE ID of this sidecar: the principal of what its module sends.
             version: Number of this snapshot, for logs.
+            schema: What the module serves, as far as anybody knows.
         """
         self.config = config
         self.policy = policy
@@ -88,6 +93,10 @@ class Snapshot:
         self.flows: dict[Facts, Decision] = {}
         self.epoch = next(_EPOCHS)
         """Tells its decisions from those of other snapshots."""
+        self.schema = schema
+        app = self.clusters.get(APP)
+        self.dialects = Dialects(schema, config.limits, self.epoch) if app is not None and app.protocol is Protocol.HTTP2 else None
+        """What may be said to a module that speaks gRPC; None: it does not."""
         self._limit = config.limits.flows
         self._listeners = {listener.name: listener for listener in config.listeners}
 

@@ -187,6 +187,11 @@ class Splice:
         kept.append(event)
 
     @property
+    def may_pause(self) -> bool:
+        """Between two pieces of the request there may be any time."""
+        return False
+
+    @property
     def can_repeat(self) -> bool:
         """Everything that the caller has sent so far is still here."""
         return self._kept is not None or not self.head.length
@@ -207,11 +212,15 @@ class Splice:
 
         It shares the original's head and body; its answer goes nowhere. Only when the original is over.
         """
-        copy = type(self)(self.down, self.head, self.decision, now, self.trace, self._origin)
+        copy = self._twin(now)
         copy.minted = self.minted
         for event in self.kept():
             copy.from_down(event)
         return copy
+
+    def _twin(self, now: float) -> Splice:
+        """The same request, of which nothing was said yet."""
+        return type(self)(self.down, self.head, self.decision, now, self.trace, self._origin)
 
     def attach(self, up: Events, now: float) -> None:
         """An upstream connection is there: the request goes out, with everything that waited."""

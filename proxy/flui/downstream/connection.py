@@ -6,19 +6,23 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, cast
 
+from flui.call import Call, TranslatedCall
 from flui.codecs.grpc import is_call
 from flui.codecs.http1 import Http1Server
 from flui.codecs.http2 import PREFACE, Http2Server
+from flui.codecs.http2.fields import request_again
 from flui.codecs.validate import validate
-from flui.decide import decide
+from flui.decide import Snapshot, decide
 from flui.downstream.exchange import Exchange
 from flui.identity.svid import SvidError
 from flui.model.decision import Reply
-from flui.model.events import RequestHead, Reset
+from flui.model.events import UNKNOWN, RequestHead, Reset, ResponseHead
 from flui.model.fault import Fault
-from flui.model.fields import Field, field
+from flui.model.fields import EXPECT, Field, field
+from flui.model.grpc import Status
 from flui.model.identity import ANONYMOUS
-from flui.splice import answer, answer_call
+from flui.splice import Splice, answer, answer_call
+from flui.translate.base import Mapped
 from flui.transport.alarm import Alarm
 from flui.transport.inbox import INBOX, WRITE_HIGH_OCTETS
 from flui.transport.tls import HTTP2, Peer
@@ -273,6 +277,12 @@ class Downstream(asyncio.BufferedProtocol):
         self._used = True
         relay = self.relay
         snapshot = relay.snapshot
+        spoken = self._spoken(head, snapshot) if self._gate.translates and not head.grpc else None
+        expects = b""
+        length = head.length
+        if spoken is not None:
+            expects = b"100-continue" if any(line.kind == EXPECT for line in head.special) else b""
+            head = request_again(spoken.head, head.stream, UNKNOWN)
         decide_s = 0.0
         decision = head.decided
         if decision is None or decision.epoch != snapshot.epoch:
@@ -289,19 +299,44 @@ class Downstream(asyncio.BufferedProtocol):
             relay.hits += 1
         head.decided = decision
         trace = relay.traced(head.trace, now) if relay.traces or not head.trace else b""
-        exchange = Exchange(self, head, decision, now, trace, self._origin)
-        exchange.splice.decide_s = decide_s
+        octets = relay.limits.grpc_message_octets
+        splice: Splice
+        if spoken is not None:
+            spoken.head.decided = decision
+            translation = spoken.translation(self.codec, head.stream, None, length)
+            splice = TranslatedCall(translation, spoken.dialect, head, decision, now, trace, self._origin, octets)
+        elif head.grpc:
+            splice = Call(self.codec, head, decision, now, trace, self._origin, octets)
+        else:
+            splice = Splice(self.codec, head, decision, now, trace, self._origin)
+        splice.decide_s = decide_s
+        exchange = Exchange(self, splice, now)
         self._exchanges[head.stream] = exchange
         if relay.draining:
             self.codec.last()
         action = decision.action
         if isinstance(action, Reply):
-            exchange.splice.fail(action.fault)
+            splice.fail(action.fault)
+        elif spoken is not None and spoken.refused is not None and isinstance(splice, TranslatedCall):
+            fault = Fault.NO_ROUTE if spoken.refused is Status.UNIMPLEMENTED else Fault.MALFORMED
+            splice.give_up(fault, spoken.refused, spoken.why_refused)
         else:
+            if expects:
+                self.codec.send(ResponseHead(head.stream, 100, [], 0))  # it is asked of us here: gRPC has no such thing
             look_at = exchange.start(action, now)
             if look_at < self._alarm.rings_at:
                 self._alarm.by(look_at, now)
         return exchange
+
+    def _spoken(self, head: RequestHead, snapshot: Snapshot) -> Mapped | None:
+        """The call that a request to a gRPC module means, in another dialect."""
+        dialects = snapshot.dialects
+        if dialects is None:
+            return None
+        known = head.spoken
+        if known is None or known.epoch != snapshot.epoch:
+            known = head.spoken = dialects.call(head)
+        return cast("Mapped | None", known)
 
     def _refuse(self, stream: int, fault: Fault, head: RequestHead | None) -> None:
         """Answers what cannot even be decided on, which ends a connection that has one exchange at a time."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flui.model.api import NO_API, Api
 from flui.model.resilience import WHOLE_BP, Overload
 from flui.model.topology import APP_ROUTE, Address, Cluster, Route
 from flui.model.units import GIB, KIB, MIB
@@ -154,6 +155,8 @@ class Sidecar:
     """What becomes of a request that may come in, unless one of `app_routes` matches."""
     app_routes: tuple[Route, ...] = ()
     """Exceptions from it, first match wins; all lead to the module."""
+    api: Api = NO_API
+    """The module's interface."""
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     overload: Overload = Overload()

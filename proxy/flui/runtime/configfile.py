@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from flui.model.api import NO_API, Api
 from flui.model.config import ConfigError, Limits, Listener, Sidecar
 from flui.model.topology import APP, APP_ROUTE, Address, Cluster, Endpoint, Protocol, Route
-from flui.runtime import _limits, _resilience, _telemetry
+from flui.runtime import _api, _limits, _resilience, _telemetry
 from flui.runtime import _schema as schema
 from flui.runtime._resilience import APP_GUARDS, FOLLOWING, check_protocol, following, guarded
 from flui.runtime._routes import Routes
@@ -45,7 +46,7 @@ KEYS: Final = (
 )
 """Keys of the file."""
 
-APP_KEYS: Final = ("url", *dict.fromkeys((*FOLLOWING, *APP_GUARDS)), "routes")
+APP_KEYS: Final = ("url", *dict.fromkeys((*FOLLOWING, *APP_GUARDS)), "routes", "api")
 _NOT_OF_APP: Final = {
     "outlier": ("the module is one endpoint, and nobody could take its place", "remove it; `health` and `panic: fail` turn requests away"),
     "mirror": ("only what the module calls can be copied", "remove it, or write it in a route of the caller"),
@@ -189,6 +190,7 @@ class _Build:
             routes=routes,
             app_route=app.route,
             app_routes=app.routes,
+            api=app.api,
             limits=limits,
             timeouts=_limits.timeouts(reader, keys.get("timeouts")),
             overload=_resilience.overload(reader, keys.get("overload")),
@@ -222,13 +224,14 @@ class _Build:
         url = reader.value(node, _app_url)
         # nobody could take the place of its one endpoint, so that is never taken out
         cluster = dataclasses.replace(guarded(reader, Cluster(APP, (), local=True), fields), outlier=None)
+        api = _api.api(reader, fields.get("api"), None if url is None else url[1], self._path)
         if url is None or node is None:
-            return _App(None, None, route, routes)
+            return _App(None, None, route, routes, NO_API)
         address, protocol = url
         self._addresses["app"] = (address, node.place)
         cluster = dataclasses.replace(cluster, endpoints=(Endpoint("app", address),), protocol=protocol)
         check_protocol(reader, cluster, fields, f"write `url: h2c://{address}`")
-        return _App(address, cluster, route, routes)
+        return _App(address, cluster, route, routes, api)
 
     def _listeners(self, app: _App) -> tuple[Listener, ...]:
         reader = self._reader
@@ -357,6 +360,7 @@ class _App:
     cluster: Cluster | None
     route: Route
     routes: tuple[Route, ...]
+    api: Api
 
 
 _timeout: Final = partial(schema.duration, low=0.0, high=86_400.0)

@@ -11,6 +11,7 @@ from flui import __version__, compiled
 from flui.model.resilience import PRIORITY_NAMES
 from flui.telemetry import resources
 from flui.telemetry.families import (
+    API_METHODS,
     BREAKER_LIMIT,
     BREAKER_REFUSED,
     BREAKER_USED,
@@ -54,6 +55,7 @@ def register(running: Running) -> None:
     read = meters.read
     read(BUILD_INFO, lambda: [((__version__, platform.python_version(), "compiled" if compiled() else "pure"), 1)])
     read(UPTIME, lambda: [((), time.monotonic() - running.started_at)])
+    read(API_METHODS, lambda: [] if running.api.is_off else [((), len(running.api.schema.methods))])
     read(FLOWS, lambda: [((), len(relay.snapshot.flows))])
     read(FLOW_LOOKUPS, lambda: [(("hit",), relay.hits), (("miss",), relay.misses)])
     read(POLICY_INFO, lambda: [((running.policy.version,), 1)])

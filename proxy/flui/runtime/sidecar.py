@@ -27,6 +27,7 @@ from flui.policy.base import Policy
 from flui.policy.index import DenyAll
 from flui.runtime import _memory, gauges, views
 from flui.runtime.admin import Admin
+from flui.runtime.apiwatch import ApiWatch
 from flui.runtime.configfile import resolve
 from flui.runtime.sources import folders_of, policy_of, stamps_of
 from flui.telemetry.families import RELOADS
@@ -111,6 +112,7 @@ class Running:
         self._stderr = LogWriter(2)
         self.journal = Journal(self._stderr, time.time, human=is_terminal(), service=config.service)  # noqa: TID251 - the edge
         self.meters = Meters()
+        self.api = ApiWatch(config, lambda: self.journal, self.meters, self._api_changed)
         self.ready = False
         self._generation = 0
         self._reloading = asyncio.Lock()
@@ -133,6 +135,7 @@ class Running:
         """
         config = self.config
         loop = asyncio.get_running_loop()
+        await self.api.begin()
         snapshot = self._snapshot()
         recorder = Recorder(self.meters, self.access_log, config.access_log, self.taps)
         self.relay = Relay(snapshot, Pools(self._pool), recorder, self.credentials, self.journal, loop)
@@ -181,6 +184,7 @@ class Running:
         folders = folders_of(config)
         if folders:
             tasks.start(self._always("watch files", lambda: self._watch(folders)))
+        self.api.follow(tasks)
         for acceptor in self._acceptors:
             acceptor.start()
         self.ready = True
@@ -204,7 +208,7 @@ class Running:
         self._generation += 1
         domain = self.credentials.trust_domain if self.credentials is not None else _PLAIN_DOMAIN
         identity = self.credentials.principal.name if self.credentials is not None else f"spiffe://{domain}/{self.config.service}"
-        return Snapshot(resolve(self.config, domain), self.policy, identity, self._generation)
+        return Snapshot(resolve(self.config, domain), self.policy, identity, self._generation, self.api.schema)
 
     @property
     def addresses(self) -> dict[str, Address]:
@@ -266,6 +270,7 @@ class Running:
                 if config.tracing != old.tracing:
                     self._trace(config.tracing)
                 self.relay.recorder.tune(config.access_log)
+                self.api.tune(config)
                 self._swap("configuration")
         if config.policy is None:
             return
@@ -301,6 +306,10 @@ class Running:
             self.meters.count(RELOADS, "certificates", "active")
         cut = self._retrust()
         self.journal.info("certificates taken up", generation=credentials.generation, connections_closed=cut)
+
+    def _api_changed(self) -> None:
+        self.relay.replace(self._snapshot())
+        self.meters.count(RELOADS, "api", "active")
 
     def _certificates_wrong(self, problems: tuple[Problem, ...]) -> None:
         self._refused("certificates", problems)

@@ -36,7 +36,10 @@ def routes(running: Running) -> dict[str, Handler]:
 
 def _ready(running: Running) -> Reply:
     why = [] if running.ready else ["draining" if hasattr(running, "relay") and running.relay.draining else "starting"]
-    return as_json({"ready": running.ready, "why": why}, 200 if running.ready else 503)
+    if running.ready and running.api.lacking:
+        why.append(running.api.lacking)
+    api = {} if running.api.is_off else {"api": running.api.told()}
+    return as_json({"ready": not why, "why": why, **api}, 503 if why else 200)
 
 
 def _flows(running: Running, query: Query) -> Reply:

@@ -143,6 +143,13 @@ GRPC_CALLS: Final = Family("flui_grpc_calls_total", Kind.COUNTER, (*_ROUTE, "sta
 HTTP2_BOUNDS: Final = Family(
     "flui_http2_bounds_total", Kind.COUNTER, ("listener", "what"), "Bounds of HTTP/2 that callers have met, and malformed streams, by name."
 )
+API_REFRESHES: Final = Family(
+    "flui_api_refreshes_total",
+    Kind.COUNTER,
+    ("result",),
+    "Looks at what the module serves: changed, unchanged, refused (cannot be used), absent (no reflection), failed.",
+)
+API_METHODS: Final = Family("flui_api_methods", Kind.GAUGE, (), "gRPC methods of the module that are known.")
 LOG_LINES_SAMPLED: Final = Family("flui_log_lines_sampled_total", Kind.COUNTER, (), "Successes left out of the access log by its sampling.")
 
 
@@ -197,5 +204,7 @@ FAMILIES: Final = (
     GRPC_CALLS,
     LOG_LINES_SAMPLED,
     HTTP2_BOUNDS,
+    API_REFRESHES,
+    API_METHODS,
 )
 """Every family, in the order of the page."""

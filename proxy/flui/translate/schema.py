@@ -7,7 +7,10 @@ share it and none has to ask a library.
 from __future__ import annotations
 
 from enum import IntEnum
+from json.encoder import encode_basestring
 from typing import Final
+
+from flui.translate.wire import FIXED32, FIXED64, LENGTH, START, VARINT, varint
 
 
 class Kind(IntEnum):
@@ -36,7 +39,7 @@ class Kind(IntEnum):
 class EnumType:
     """An enum."""
 
-    __slots__ = ("closed", "name", "names", "numbers")
+    __slots__ = ("closed", "name", "names", "null", "numbers", "texts")
 
     def __init__(self, name: str, numbers: dict[str, int], closed: bool) -> None:
         self.name = name
@@ -50,12 +53,26 @@ class EnumType:
         """By number: the first name that was given to it."""
         self.closed = closed
         """A number that has no name is not a value of it (proto2)."""
+        self.null = name == "google.protobuf.NullValue"
+        """Its one value is JSON's `null`."""
+        self.texts: dict[int, str] = {number: "null" if self.null else encode_basestring(said) for number, said in names.items()}
+        """JSON text of each number."""
+
+
+WIRE_TYPES: Final = (
+    -1, FIXED64, FIXED32, VARINT, VARINT, VARINT, FIXED64, FIXED32, VARINT, LENGTH,
+    START, LENGTH, LENGTH, VARINT, VARINT, FIXED32, FIXED64, VARINT, VARINT,
+)  # fmt: skip
+"""Wire type of one value, by `Kind`."""
 
 
 class FieldType:
     """A field of a message."""
 
-    __slots__ = ("enum", "is_map", "json_name", "kind", "message", "name", "number", "oneof", "packed", "presence", "repeated")
+    __slots__ = (
+        "bit", "enum", "is_map", "json_name", "key", "kind", "message", "name", "number", "oneof",
+        "packed", "presence", "repeated", "tag", "zero_octets", "zero_text",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -92,12 +109,51 @@ class FieldType:
         """Of an ENUM."""
         self.is_map = repeated and message is not None and message.map_entry
         """A map: its message is the entry, with fields 1 (key) and 2 (value)."""
+        self.bit = 0
+        """Given by the message: one bit for the field, the same for all fields of a oneof."""
+        self.tag = varint(number << 3 | (LENGTH if packed else WIRE_TYPES[kind]))
+        """What it begins with when we write it; of a group: its start."""
+        self.key = f"{encode_basestring(json_name)}:"
+        """JSON text before its value."""
+        self.zero_octets = _zero_octets(kind)
+        """A value of nothing on the wire, without the tag; of messages: empty."""
+        self.zero_text = _zero_text(kind, enum)
+        """A value of nothing in JSON; of messages: `null`."""
+
+
+def _zero_octets(kind: int) -> bytes:
+    if kind in (Kind.MESSAGE, Kind.GROUP):
+        return b""
+    wire = WIRE_TYPES[kind]
+    return bytes(8) if wire == FIXED64 else bytes(4) if wire == FIXED32 else bytes(1)
+
+
+def _zero_text(kind: int, enum: EnumType | None) -> str:
+    if enum is not None:
+        return enum.texts.get(0, "0")
+    return _ZERO_TEXTS.get(kind, "0")
+
+
+_ZERO_TEXTS: Final[dict[int, str]] = {
+    Kind.DOUBLE: "0.0",
+    Kind.FLOAT: "0.0",
+    Kind.INT64: '"0"',
+    Kind.UINT64: '"0"',
+    Kind.FIXED64: '"0"',
+    Kind.SFIXED64: '"0"',
+    Kind.SINT64: '"0"',
+    Kind.BOOL: "false",
+    Kind.STRING: '""',
+    Kind.BYTES: '""',
+    Kind.MESSAGE: "null",
+    Kind.GROUP: "null",
+}
 
 
 class MessageType:
     """A message. Its fields are given once, by `seal`, for a message may hold itself."""
 
-    __slots__ = ("by_json", "by_name", "by_number", "fields", "map_entry", "name", "well_known")
+    __slots__ = ("by_json", "by_name", "by_number", "by_tag", "fields", "map_entry", "name", "well_known")
 
     def __init__(self, name: str, *, map_entry: bool = False) -> None:
         self.name = name
@@ -112,12 +168,19 @@ class MessageType:
         """By the name in the proto file."""
         self.by_json: dict[str, FieldType] = {}
         """By either name, as a JSON reader takes both."""
+        self.by_tag: dict[int, FieldType] = {}
+        """By number and wire type, as they stand on the wire: of a list of scalars, packed and not."""
 
     def seal(self, fields: tuple[FieldType, ...]) -> None:
         """Gives the message its fields, once."""
         assert not self.fields, "sealed already"
         self.fields = tuple(sorted(fields, key=_number))
-        for field in self.fields:
+        oneofs: dict[str, int] = {}
+        for at, field in enumerate(self.fields):
+            field.bit = oneofs.setdefault(field.oneof, 1 << at) if field.oneof else 1 << at
+            self.by_tag[field.number << 3 | WIRE_TYPES[field.kind]] = field
+            if field.repeated and WIRE_TYPES[field.kind] in (VARINT, FIXED64, FIXED32):
+                self.by_tag[field.number << 3 | LENGTH] = field
             self.by_number[field.number] = field
             self.by_name[field.name] = field
             self.by_json.setdefault(field.name, field)
