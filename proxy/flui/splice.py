@@ -462,9 +462,18 @@ def answer_call(
 
 
 def answer(
-    down: Events, stream: int, fault: Fault, path: bytes, trace: bytes, status: int = 0, retry_after_s: int = 0, *, said: bool = False
+    down: Events,
+    stream: int,
+    fault: Fault,
+    path: bytes,
+    trace: bytes,
+    status: int = 0,
+    retry_after_s: int = 0,
+    *,
+    said: bool = False,
+    more: list[Field] | None = None,
 ) -> int:
-    """Answers a request with a problem document (RFC 9457) that names the request and never the inside.
+    """Answers a request with a problem document (RFC 9457) that names the request and never the inside; `more` are further fields.
 
     Returns:
         Octets of its body.
@@ -483,6 +492,8 @@ def answer(
     name = fault.value.encode()
     body = b'{"type":"about:blank","title":"%b","status":%d,"code":"%b"%b%b}\n' % (title.encode(), status, name, instance, trace_id)
     fields = [_PROBLEM, _NO_STORE, field(b"content-length", b"%d" % len(body))]
+    if more:
+        fields += more
     if said:
         fields.append(field(REFUSAL, name))
     after = retry_after_s or dialect.retry_after_s

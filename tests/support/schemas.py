@@ -42,10 +42,7 @@ def pool():
     for octets in files_of_set(descriptor_set()):
         made.AddSerializedFile(octets)
     for module in (error_details_pb2, status_pb2):
-        if module is status_pb2:
-            made.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
-        else:
-            made.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+        made.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
     return made
 
 
@@ -63,3 +60,28 @@ def oracle_out(message) -> str:
 def oracle_in(text, name: str):
     """Message as the library reads it."""
     return json_format.Parse(text, class_of(name)(), descriptor_pool=pool(), max_recursion_depth=70)
+
+
+def canonical(message) -> bytes:
+    """Octets that are equal exactly when messages are; NaNs are equal here, and an `Any` is what is in it."""
+    made = type(message).FromString(message.SerializeToString())
+    _sort_anys(made)
+    return made.SerializeToString(deterministic=True)
+
+
+def _sort_anys(message) -> None:
+    if message.DESCRIPTOR.full_name == "google.protobuf.Any" and message.type_url:
+        message.value = canonical(class_of(message.type_url.rpartition("/")[2]).FromString(message.value))
+        return
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        if field.message_type.GetOptions().map_entry:
+            if field.message_type.fields_by_name["value"].message_type is not None:
+                for item in value.values():
+                    _sort_anys(item)
+        elif field.is_repeated:
+            for item in value:
+                _sort_anys(item)
+        else:
+            _sort_anys(value)

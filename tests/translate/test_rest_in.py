@@ -215,6 +215,8 @@ DISAGREE = [
     ("POST /whole/1", {"id": 1}, "id", "disagree"),
     ("POST /u64/5", {"u64": 6}, "u64", "disagree"),
     ("POST /u64/5", {"u64": "6"}, "u64", "disagree"),
+    ("POST /u64/18446744073709551615", {"u64": 18446744073709551614}, "u64", "disagree"),
+    ("POST /all/real/1", {"real": 10**400}, "real", "disagree"),
     ("POST /u64/1", {"u64": True}, "u64", "disagree"),
     ("POST /u64/18446744073709551615", {"u64": 1.8446744073709552e19}, "u64", "disagree"),
     ("POST /all/colour/RED", {"colour": "CRIMSON"}, "colour", "disagree"),

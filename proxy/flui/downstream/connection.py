@@ -19,7 +19,6 @@ from flui.model.decision import Reply
 from flui.model.events import UNKNOWN, RequestHead, Reset, ResponseHead
 from flui.model.fault import Fault
 from flui.model.fields import EXPECT, Field, field
-from flui.model.grpc import Status
 from flui.model.identity import ANONYMOUS
 from flui.splice import Splice, answer, answer_call
 from flui.translate.base import Mapped
@@ -317,9 +316,8 @@ class Downstream(asyncio.BufferedProtocol):
         action = decision.action
         if isinstance(action, Reply):
             splice.fail(action.fault)
-        elif spoken is not None and spoken.refused is not None and isinstance(splice, TranslatedCall):
-            fault = Fault.NO_ROUTE if spoken.refused is Status.UNIMPLEMENTED else Fault.MALFORMED
-            splice.give_up(fault, spoken.refused, spoken.why_refused)
+        elif spoken is not None and spoken.fault is not None and isinstance(splice, TranslatedCall):
+            splice.turn_away(spoken)
         else:
             if expects:
                 self.codec.send(ResponseHead(head.stream, 100, [], 0))  # it is asked of us here: gRPC has no such thing

@@ -14,10 +14,11 @@ from typing import Final, Protocol
 
 from flui.codecs.base import Events
 from flui.model.events import Credit, Data, End, Event, RequestHead, Reset, ResponseHead
-from flui.model.fault import Fault
-from flui.model.fields import Field
+from flui.model.fault import DIALECTS, Fault
+from flui.model.fields import Field, field
 from flui.model.grpc import Status
 from flui.model.spoken import Dialect, Spoken
+from flui.splice import answer
 from flui.translate.status import Ending
 
 WINDOW: Final = 65_536
@@ -132,6 +133,16 @@ class Translation:
         """Tells the caller how the call ended. Messages that were told stay told."""
         raise NotImplementedError
 
+    def turn_away(self, ending: Ending, fault: Fault, path: bytes, trace: bytes, allow: bytes) -> None:
+        """Answers a request that names a method but is none of its: with a problem document, for it may be of no dialect at all."""
+        del ending
+        more = [field(b"allow", allow)] if allow else []
+        if self._extra is not None:
+            more += self._extra
+        self.begun = self.over = True
+        self._splice.status = DIALECTS[fault].http
+        self._splice.octets_out = answer(self.codec, self.stream, fault, path, trace, more=more)
+
     def credit(self, credit: Credit) -> None:
         """The service takes more."""
         self.codec.send(credit)
@@ -177,14 +188,23 @@ class Translation:
 class Mapped(Spoken):
     """A request whose call is known, and how it is translated."""
 
-    __slots__ = ("refused", "why_refused")
+    __slots__ = ("allow", "fault", "status", "why")
 
     def __init__(self, dialect: Dialect, head: RequestHead, epoch: int) -> None:
         super().__init__(dialect, head, epoch)
-        self.refused: Status | None = None
-        """It names its method, but cannot be carried out; None: it can."""
-        self.why_refused = ""
-        """What the caller is told then, if policy lets it in."""
+        self.fault: Fault | None = None
+        """It cannot be carried out, for this; None: it can. The caller hears of it only if policy lets it in."""
+        self.status = Status.INVALID_ARGUMENT
+        self.why = ""
+        """What the caller is told then."""
+        self.allow = b""
+        """Methods that the path has; empty: that is not what is wrong."""
+
+    def refuse(self, fault: Fault, status: Status, why: str) -> None:
+        """It names its method, but cannot be carried out."""
+        self.fault = fault
+        self.status = status
+        self.why = why
 
     def translation(self, codec: Events, stream: int, extra: list[Field] | None, length: int) -> Translation:
         """A translation for one request of these.
@@ -196,3 +216,7 @@ class Mapped(Spoken):
             length: Octets of the request's body; `UNKNOWN` where they are not known.
         """
         raise NotImplementedError
+
+
+HTTP_FAULTS: Final = frozenset((Fault.NO_ROUTE, Fault.METHOD_NOT_ALLOWED, Fault.UNSUPPORTED_TYPE))
+"""What is wrong with a request as HTTP has it, whatever dialect it would have been."""

@@ -239,16 +239,17 @@ class ConnectCalls:
     def _call(
         self, head: RequestHead, dialect: Dialect, coding: bytes, accepts: bytes, message: bytes, *, json: bool
     ) -> ConnectCall | None:
-        refused: Status | None = None
+        fault: Fault | None = None
+        status = Status.INVALID_ARGUMENT
         why = ""
         lines = [_GRPC]
         format_ = PROTO
         if json:
             found = self._formats.json(head.path)
             if found is None:
-                refused, why = Status.UNIMPLEMENTED, self._formats.why_not(head.path)
+                fault, status, why = Fault.UNSUPPORTED_CODING, Status.UNIMPLEMENTED, "nothing is known of this service's messages"
             elif not is_known(coding):
-                refused, why = Status.UNIMPLEMENTED, "this compression is not known here; gzip is"
+                fault, status, why = Fault.UNSUPPORTED_CODING, Status.UNIMPLEMENTED, "this compression is not known here; gzip is"
             else:
                 format_ = found
         else:
@@ -259,12 +260,12 @@ class ConnectCalls:
                 lines.append(field(b"grpc-accept-encoding", accepted))
         version = value_of(head, _VERSION)
         if version is not None and version != b"1":
-            refused, why = Status.INVALID_ARGUMENT, 'connect-protocol-version must be "1"'
+            fault, status, why = Fault.MALFORMED, Status.INVALID_ARGUMENT, 'connect-protocol-version must be "1"'
         left = -1
         timeout = value_of(head, _TIMEOUT)
         if timeout:
             if len(timeout) > 10 or timeout.translate(None, _DIGITS):
-                refused, why = Status.INVALID_ARGUMENT, "connect-timeout-ms must be a number of at most 10 digits"
+                fault, status, why = Fault.MALFORMED, Status.INVALID_ARGUMENT, "connect-timeout-ms must be a number of at most 10 digits"
             else:
                 left = min(int(timeout), _LONGEST_MS)
         query = head.query if head.method == b"POST" else b""
@@ -272,8 +273,13 @@ class ConnectCalls:
         if call is None:
             return None
         found_call = ConnectCall(dialect, call, self, format_, coding, message)
-        found_call.refused = refused
-        found_call.why_refused = why
+        method = self._formats.schema.methods.get(head.path)
+        if method is None and self._formats.schema.methods:
+            found_call.refuse(Fault.NO_ROUTE, Status.UNIMPLEMENTED, "there is no such method")
+        elif method is not None and dialect is Dialect.CONNECT and (method.client_streams or method.server_streams):
+            found_call.refuse(Fault.UNSUPPORTED_TYPE, Status.UNIMPLEMENTED, "the method is one of streams")
+        elif fault is not None:
+            found_call.refuse(fault, status, why)
         return found_call
 
 

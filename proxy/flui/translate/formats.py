@@ -143,10 +143,3 @@ class Formats:
                 return None
             known = self._json[path] = Json(method, self.schema)
         return known
-
-    def why_not(self, path: bytes) -> str:
-        """What a caller is told that asks for a method in JSON that is not known."""
-        if not self.schema.methods:
-            return "nothing is known of this service's messages, so they cannot be said in JSON"
-        service, _, _ = path[1:].partition(b"/")
-        return f"there is no such {'method' if service in self.schema.services else 'service'}"

@@ -261,21 +261,28 @@ class RestCalls:
             return None
         found = RestCall(call, self, method, Rest(bound, head.query, self._schema), coding, lines=lines, events=accepts)
         if not lines and content_type not in _DOCUMENT:
-            found.refused = Status.INVALID_ARGUMENT
-            found.why_refused = "content-type must be application/json" + (" or application/x-ndjson" if method.client_streams else "")
+            wanted = "application/json or application/x-ndjson" if method.client_streams else "application/json"
+            found.refuse(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, f"content-type must be {wanted}")
         elif coding and (method.client_streams or method.server_streams or not is_known(coding)):
-            found.refused = Status.INVALID_ARGUMENT
-            found.why_refused = "content-encoding is not served here; of single messages gzip is"
+            found.refuse(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, "content-encoding is not served here; of single messages gzip is")
         return found
 
     def _unknown(self, head: RequestHead) -> RestCall | None:
-        """A method that a service of the module does not have."""
-        if head.method != b"POST" or head.path[1:].partition(b"/")[0] not in self._schema.services:
+        """A path that has other verbs, or a method that a service of the module does not have."""
+        allowed = self._routes.allowed(head.path)
+        path = head.path
+        if allowed:
+            bound = self._routes.match(allowed[0] if allowed[0] != b"*" else b"POST", head.path)
+            path = bound.method.path if bound is not None else path
+        elif head.method != b"POST" or head.path[1:].partition(b"/")[0] not in self._schema.services:
             return None
-        call = call_of(head, head.path, [_GRPC])
+        call = call_of(head, path, [_GRPC])
         if call is None:
             return None
         found = RestCall(call, self, None, PROTO, b"", lines=False, events=False)
-        found.refused = Status.UNIMPLEMENTED
-        found.why_refused = "there is no such method"
+        if allowed:
+            found.refuse(Fault.METHOD_NOT_ALLOWED, Status.UNIMPLEMENTED, "the path is there for other methods")
+            found.allow = b", ".join(allowed)
+        else:
+            found.refuse(Fault.NO_ROUTE, Status.UNIMPLEMENTED, "there is no such method")
         return found

@@ -9,7 +9,7 @@ that is there but empty, an empty value where the path needs a segment, and what
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import quote
 
 from flui.translate.rest_in import MAX_DEPTH, MAX_PARAMETERS
@@ -21,18 +21,24 @@ MAX_TARGET: Final = 8192
 """Octets of path and query: what servers take (RFC 9110 4.1 asks for 8000)."""
 
 
-class Told(NamedTuple):
+class Told:
     """A REST request."""
 
-    way: Way
-    """By which rule; its `answer` says what the body of the answer is."""
-    verb: bytes
-    path: bytes
-    """Canonical."""
-    query: bytes
-    """Empty, or `?` and the query."""
-    body: object
-    """Tree of the body; `ABSENT`: there is none."""
+    __slots__ = ("body", "path", "query", "verb", "way")
+
+    def __init__(self, way: Way, verb: bytes, path: bytes, query: bytes, body: object) -> None:
+        self.way = way
+        """By which rule; its `answer` says what the body of the answer is."""
+        self.verb = verb
+        self.path = path
+        """Canonical."""
+        self.query = query
+        """Empty, or `?` and the query."""
+        self.body = body
+        """Tree of the body; `ABSENT`: there is none."""
+
+    def __repr__(self) -> str:
+        return f"Told({self.verb!r}, {self.path + self.query!r}, {self.body!r})"
 
 
 def tell(ways: tuple[Way, ...], tree: object) -> Told:

@@ -107,11 +107,18 @@ def text_of(field: FieldType, value: object, path: str) -> str:
     elif isinstance(value, bool):
         if kind == Kind.BOOL:
             return "true" if value else "false"
-    elif isinstance(value, (int, float)):
+    elif isinstance(value, int):
         if kind in {Kind.DOUBLE, Kind.FLOAT}:
-            return _real_text(value, path)
-        bounds = _I32 if kind == Kind.ENUM else RANGES.get(kind)
-        if bounds is not None and bounds[0] <= value <= bounds[1] and value == int(value):
+            try:
+                return repr(float(value))
+            except OverflowError:
+                raise Unfit(path, "is greater than any number of its type") from None
+        if _is_within(kind, value):
+            return str(value)
+    elif isinstance(value, float):
+        if kind in {Kind.DOUBLE, Kind.FLOAT}:
+            return _real_text(value)
+        if value.is_integer() and _is_within(kind, int(value)):
             return str(int(value))
     raise Unfit(path, "cannot stand in a path or a query: it is no value of its type")
 
@@ -134,15 +141,17 @@ def is_same(field: FieldType, one: object, other: object) -> bool:
     return octets is not None and octets == _octets(other)
 
 
-def _real_text(value: float, path: str) -> str:
+def _is_within(kind: int, value: int) -> bool:
+    bounds = _I32 if kind == Kind.ENUM else RANGES.get(kind)
+    return bounds is not None and bounds[0] <= value <= bounds[1]
+
+
+def _real_text(value: float) -> str:
     if value != value:  # noqa: PLR0124 - only NaN is not itself
         return "NaN"
     if value in {_INF, -_INF}:
         return "Infinity" if value > 0 else "-Infinity"
-    try:
-        return repr(float(value))
-    except OverflowError:
-        raise Unfit(path, "is greater than any number of its type") from None
+    return repr(value)
 
 
 def _whole(text: str) -> int | None:
@@ -161,7 +170,7 @@ def _enum_value(enum: EnumType, text: str, path: str) -> object:
     return number
 
 
-def _number_of(field: FieldType, value: object) -> float | str | None:
+def _number_of(field: FieldType, value: object) -> object:
     """What a value says as a number: `NaN` is the text itself, as it is like itself here."""
     if isinstance(value, str):
         if field.enum is not None and value in field.enum.numbers:
