@@ -215,7 +215,8 @@ class Call(Splice):
                 self.ended = status_said(line.value)
                 return event
         head = self._answer_head
-        fields = head.fields if head is not None and not self.octets_out else []
+        # A head that was all there is says it, however many octets the caller's dialect took to say so.
+        fields = head.fields if head is not None and not (head.length and self.octets_out) else []
         self.ended = call_status(200, fields, None, bodyless=True)
         if any(line.name == b"grpc-status" for line in fields):
             return event

@@ -215,3 +215,19 @@ def test_json_of_a_module_of_which_nothing_is_known_is_unimplemented(tmp_path, s
         assert module.calls == []
 
     mesh.run(story())
+
+
+@pytest.mark.parametrize("kind", ["application/grpc-web", "application/proto", "application/connect+proto"])
+def test_a_modules_refusal_is_logged_by_its_own_status_in_every_dialect(tmp_path, served, kind):
+    """What is logged is also what an endpoint is judged by: UNKNOWN would count against a module that is well."""
+    _, address = served
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        stock = await mesh.sidecar("stock", app=f"h2c://{address}", rules=RULES)
+        await mesh.call(stock, ask("/t.T/Bad", kind, b"hi" if kind == "application/proto" else framed(b"hi")))
+        log = stock.folder / "access.log"
+        await until(lambda: log.read_text().count("\n") == 1, "a line")
+        assert json.loads(log.read_text())["grpc_status"] == "FAILED_PRECONDITION"
+
+    mesh.run(story())
