@@ -26,7 +26,7 @@ from flui.model.topology import APP, SELF_ROUTE, Cluster, Protocol, Route
 from flui.policy.base import Policy, Verdict
 from flui.routing.table import Table
 from flui.translate.dialects import Dialects
-from flui.translate.schema import NO_SCHEMA, Schema
+from flui.translate.rest import NO_ROUTES, RestRoutes
 
 INBOUND: Final = "inbound"
 SELF_HOST: Final = b"flui-health"
@@ -68,7 +68,7 @@ class Snapshot:
         "version",
     )
 
-    def __init__(self, config: Sidecar, policy: Policy, identity: str, version: int, schema: Schema = NO_SCHEMA) -> None:
+    def __init__(self, config: Sidecar, policy: Policy, identity: str, version: int, routes: RestRoutes = NO_ROUTES) -> None:
         """Compiles a snapshot.
 
         Args:
@@ -76,7 +76,7 @@ class Snapshot:
             policy: Compiled policy; one that denies everything when there is none.
             identity: SPIFFE ID of this sidecar: the principal of what its module sends.
             version: Number of this snapshot, for logs.
-            schema: What the module serves, as far as anybody knows.
+            routes: What the module serves, as far as anybody knows, and the ways of REST to it.
         """
         self.config = config
         self.policy = policy
@@ -93,9 +93,9 @@ class Snapshot:
         self.flows: dict[Facts, Decision] = {}
         self.epoch = next(_EPOCHS)
         """Tells its decisions from those of other snapshots."""
-        self.schema = schema
+        self.schema = routes.schema
         app = self.clusters.get(APP)
-        self.dialects = Dialects(schema, config.limits, self.epoch) if app is not None and app.protocol is Protocol.HTTP2 else None
+        self.dialects = Dialects(routes, config.limits, self.epoch) if app is not None and app.protocol is Protocol.HTTP2 else None
         """What may be said to a module that speaks gRPC; None: it does not."""
         self._limit = config.limits.flows
         self._listeners = {listener.name: listener for listener in config.listeners}

@@ -17,8 +17,8 @@ def whole(bits, *, signed):
     return st.one_of(st.sampled_from((0, 1, low, high)), st.integers(low, high), st.integers(max(low, -200), 300))
 
 
-FLOATS32 = st.floats(width=32)
-FLOATS64 = st.floats()
+FLOATS32 = st.floats(width=32).map(lambda value: math.nan if math.isnan(value) else value)
+FLOATS64 = st.floats().map(lambda value: math.nan if math.isnan(value) else value)
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 SCALARS = {
     F.TYPE_DOUBLE: FLOATS64, F.TYPE_FLOAT: FLOATS32, F.TYPE_BOOL: st.booleans(), F.TYPE_STRING: TEXTS, F.TYPE_BYTES: st.binary(max_size=9),

@@ -88,7 +88,7 @@ class Reflected(grpc.GenericRpcHandler):
             at: Where it listens; None: a port of its own.
             answers: Answers reflection in place of grpcio.
         """
-        pool = descriptor_pool.DescriptorPool()
+        self.pool = pool = descriptor_pool.DescriptorPool()
         for each in files:
             pool.Add(each)
         self.services = [f"{each.package}.{service.name}".removeprefix(".") for each in files for service in each.service]
@@ -130,7 +130,7 @@ class Reflected(grpc.GenericRpcHandler):
     def __enter__(self) -> Self:
         self._pool = ThreadPoolExecutor(4)
         self.server = grpc.server(self._pool, handlers=(self,), options=(("grpc.so_reuseport", 0),))
-        port = self.server.add_insecure_port(str(self._at))
+        port = self.server.add_insecure_port(f"{self._at.host}:{self._at.port}")
         self.address = Address("127.0.0.1", port)
         self.server.start()
         return self

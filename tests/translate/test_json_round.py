@@ -5,6 +5,7 @@ import re
 
 import pytest
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -60,7 +61,7 @@ def test_a_message_whose_parts_come_again_is_read_as_the_library_reads_it(name, 
     merged = class_of(name).FromString(octets)
     try:
         wanted = oracle_out(merged)
-    except (json_format.SerializeToJsonError, TypeError):
+    except (json_format.SerializeToJsonError, DecodeError, TypeError, ValueError):
         return  # parts of two an Any or a Duration are made of need not fit
     assert json.loads(decode(octets, TYPES[name], TYPES)) == json.loads(wanted)
 
@@ -123,15 +124,18 @@ def judged(text):
 def hold_together(text, odd):
     """We refuse what the library refuses, and read the same of what it takes; `odd`: what was put into the text."""
     wanted = judged(text)
+    made, ours = b"", ""
     try:
         made = encode(parse(text.encode()), TYPES[ALL], TYPES)
     except Unfit as e:
-        if wanted is not None:
-            assert any(said.search(e.what) for said, values, _ in LAX if is_in(odd, values)), (text, e)
+        ours = e.what
+    if wanted is not None and ours:
+        assert any(said.search(ours) for said, values, _ in LAX if is_in(odd, values)), (text, ours)
+    if ours:
         return
     if wanted is None:
-        # It takes null for a list as it stands, except of google.protobuf.Value, where it fails.
-        assert '"values": null' in text, text
+        # It takes null for a list, except of google.protobuf.Value; and it misses what proto2 requires, within an Any.
+        assert '"values": null' in text or "flui.tests.old.Old" in text, text
     else:
         assert same(made, wanted), text
 

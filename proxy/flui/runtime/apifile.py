@@ -13,7 +13,7 @@ from flui.codecs import protobuf
 from flui.codecs.grpc_reflection import APART, outline
 from flui.model.config import ConfigError, Problem
 from flui.model.units import MIB
-from flui.translate.schema import Schema
+from flui.translate.rest import RestRoutes
 
 MAX_OCTETS: Final = 10 * MIB
 """Largest descriptor set that is read; what a module may tell of itself is as much."""
@@ -30,7 +30,7 @@ class UnusableError(Exception):
         self.fix = fix
 
 
-def read(path: str) -> Schema:
+def read(path: str) -> RestRoutes:
     """What a descriptor set file says.
 
     Raises:
@@ -62,13 +62,16 @@ def _files(octets: bytes) -> list[bytes]:
     return files
 
 
-def understood(files: Sequence[bytes], services: Sequence[str], origin: str) -> Schema:
+def understood(files: Sequence[bytes], services: Sequence[str], origin: str) -> RestRoutes:
     """What descriptors mean. Takes a few milliseconds for each thousand messages: never called on the event loop.
 
     Args:
         files: Each a FileDescriptorProto.
         services: Full names of those that are served.
         origin: From where they are.
+
+    Returns:
+        The schema, and the REST routes that it has.
 
     Raises:
         UnusableError: They contradict themselves or lack a part, or there is no library to read them with.
@@ -78,6 +81,6 @@ def understood(files: Sequence[bytes], services: Sequence[str], origin: str) -> 
     except ModuleNotFoundError as error:
         raise UnusableError(f"descriptors cannot be read without the package {error.name}", "install flui-mesh[grpc]") from error
     try:
-        return schema_of(files, origin, services)
+        return RestRoutes(schema_of(files, origin, services))
     except DescriptorError as error:
         raise UnusableError(str(error), _MAKE) from error

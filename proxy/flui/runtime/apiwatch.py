@@ -31,6 +31,7 @@ from flui.runtime import apifile
 from flui.telemetry.families import API_REFRESHES
 from flui.telemetry.journal import Journal
 from flui.telemetry.meters import Meters
+from flui.translate.rest import NO_ROUTES, RestRoutes
 from flui.translate.schema import NO_SCHEMA, Schema
 from flui.transport.changes import changes
 from flui.transport.tasks import TaskSet
@@ -81,7 +82,7 @@ class ApiWatch:
         "_start",
         "_task",
         "_wrong",
-        "schema",
+        "routes",
         "why",
     )
 
@@ -109,7 +110,8 @@ class ApiWatch:
         self._heard = False
         """Asking has led to something, if only to the knowledge that there is nothing."""
         self._begun_at = time.monotonic()
-        self.schema: Schema = NO_SCHEMA
+        self.routes: RestRoutes = NO_ROUTES
+        """What the module serves, and the REST routes that it has by it."""
         self.why = ""
         """Why no more is known than is known; empty: all is well."""
         self._api: Api
@@ -128,6 +130,11 @@ class ApiWatch:
         return (self._api.descriptors, *((cluster.endpoints, cluster.protocol) if cluster is not None else ()))
 
     # What others ask.
+
+    @property
+    def schema(self) -> Schema:
+        """What the module serves, as far as it is known; NO_SCHEMA: nothing is."""
+        return self.routes.schema
 
     @property
     def is_off(self) -> bool:
@@ -175,7 +182,7 @@ class ApiWatch:
         if before == self._source():
             return
         if self.is_off:
-            self.schema = NO_SCHEMA
+            self.routes = NO_ROUTES
         self.why = self._said = self._wrong = ""
         self._seen = b""
         self._restart()
@@ -213,12 +220,12 @@ class ApiWatch:
     async def _read(self, path: str) -> bool:
         """Reads a file; whether `schema` is another one now."""
         try:
-            schema = await asyncio.to_thread(apifile.read, path)
+            routes = await asyncio.to_thread(apifile.read, path)
         except ConfigError as error:
             problem = error.problems[0]
             self._refused(f"{problem.file}: {problem.what}; {problem.fix}")
             return False
-        return self._took(schema)
+        return self._took(routes)
 
     # A module.
 
@@ -285,28 +292,31 @@ class ApiWatch:
             self.why = self._wrong
             return
         try:
-            schema = await asyncio.to_thread(apifile.understood, shape.files, shape.services, "reflection")
+            routes = await asyncio.to_thread(apifile.understood, shape.files, shape.services, "reflection")
         except apifile.UnusableError as error:
             self._seen = seen
             self._refused(f"what the module tells of itself cannot be used: {error}")
             return
         self._seen = seen
-        if self._took(schema):
+        if self._took(routes):
             self._changed()
 
     # What came of it.
 
-    def _took(self, schema: Schema) -> bool:
+    def _took(self, routes: RestRoutes) -> bool:
+        schema = routes.schema
         self._heard = True
         self.why = self._said = self._wrong = ""
-        if schema.version == self.schema.version:
+        if (schema.version, schema.services) == (self.schema.version, self.schema.services):
             self._meters.count(API_REFRESHES, "unchanged")
             return False
-        self.schema = schema
+        self.routes = routes
         self._meters.count(API_REFRESHES, "changed")
         services = sorted(name.decode() for name in schema.services)
         shown = ", ".join(services[:_SHOWN]) + (" …" if len(services) > _SHOWN else "")
         self._journal().info("api taken up", services=shown, methods=len(schema.methods), version=schema.version, origin=schema.origin)
+        for mistake in routes.mistakes:
+            self._journal().warn("api rule left out", why=mistake, origin=schema.origin)
         return True
 
     def _refused(self, why: str) -> None:

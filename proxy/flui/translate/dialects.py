@@ -12,31 +12,28 @@ from flui.translate.formats import Formats
 from flui.translate.grpc_web import WEB, WebCalls
 from flui.translate.rest import RestRoutes
 from flui.translate.rest_grpc import RestCalls
-from flui.translate.schema import Schema
 
 
 class Dialects:
     """What may be said to one gRPC module. Part of a snapshot."""
 
-    __slots__ = ("_connect", "_epoch", "_rest", "_web", "routes", "schema")
+    __slots__ = ("_connect", "_epoch", "_rest", "_web")
 
-    def __init__(self, schema: Schema, limits: Limits, epoch: int) -> None:
+    def __init__(self, routes: RestRoutes, limits: Limits, epoch: int) -> None:
         """For one snapshot.
 
         Args:
-            schema: What the module serves, as far as anybody knows.
+            routes: What the module serves, as far as anybody knows, and the ways of REST to it.
             limits: Of messages, and of what waits for either side.
             epoch: Of the snapshot.
         """
-        self.schema = schema
+        schema = routes.schema
         self._epoch = epoch
         window = max(limits.window_octets, limits.stream_window_octets)
         messages = MessageLimits(limits.grpc_message_octets) if limits.grpc_message_octets else MessageLimits(0xFFFF_FFFF)
         self._web = WebCalls()
         self._connect = ConnectCalls(Formats(schema), messages, window, epoch)
-        self.routes = RestRoutes(schema) if schema.methods else None
-        """Ways of REST; None: nothing is known of the module."""
-        self._rest = RestCalls(schema, self.routes, messages, window, epoch) if self.routes is not None else None
+        self._rest = RestCalls(schema, routes, messages, window, epoch) if schema.methods else None
 
     def call(self, head: RequestHead) -> Mapped | None:
         """The call that a request means; None when it means none: it is HTTP, for whoever understands it.

@@ -152,7 +152,10 @@ class _Walk:
                 raise _Again
             kind = field.kind
             if field.repeated:
-                text, at = self._run(payload, at, end, field, tag, by_tag, depth)
+                if field.is_map:
+                    text, at = self._map(payload, at, end, field, tag, depth)
+                else:
+                    text, at = self._run(payload, at, end, field, tag, by_tag, depth)
                 if not text:
                     continue
             elif kind == _K_STRING:
@@ -189,65 +192,86 @@ class _Walk:
     def _run(
         self, payload: bytes, at: int, end: int, field: FieldType, tag: int, by_tag: dict[int, FieldType], depth: int
     ) -> tuple[str, int]:
-        """Text of a list or a map, all of whose parts follow one another, the first tag of them read.
+        """Text of a list, all of whose parts follow one another, the first tag of them read.
 
         Returns:
             The text, empty: it holds nothing; and where the last part stopped.
         """
         items: list[str] = []
-        entries: dict[str, str] = {}
         kind = field.kind
         message = field.message
         size = 0
         while True:
-            text = ""
-            if kind == _K_MESSAGE:
+            if kind == _K_STRING:
+                start, at = read_length(payload, at, end)
+                text = encode_basestring(payload[start:at].decode())
+            elif kind == _K_MESSAGE:
                 assert message is not None
                 start, at = read_length(payload, at, end)
-                if message.map_entry:
-                    key, text = self._entry(payload, start, at, message, depth)
-                    if key:
-                        entries[key] = text
-                        size += len(key)
-                else:
-                    text = self.message(payload, start, at, message, depth + 1)
-                    items.append(text)
+                text = self.message(payload, start, at, message, depth + 1)
             elif kind == _K_GROUP:
                 assert message is not None
                 start = at
                 stop, at = skip_group(payload, at, end, tag >> 3)
                 text = self.message(payload, start, stop, message, depth + 1)
-                items.append(text)
-            elif tag & 7 == LENGTH and kind != _K_STRING and kind != _K_BYTES:
-                start, stop = read_length(payload, at, end)
-                while start < stop:
-                    text, start = _scalar(payload, start, stop, field)
-                    if text:
-                        items.append(text)
-                        size += len(text)
-                        if size > self._most:
-                            raise Malformed(_TOO_LONG)
-                if start != stop:
-                    raise Malformed("a field ends beyond its message")
-                at = stop
-                text = ""
+            elif tag & 7 == LENGTH and kind != _K_BYTES:
+                start, at = read_length(payload, at, end)
+                text = self._packed(payload, start, at, field)
             else:
                 text, at = _scalar(payload, at, end, field)
-                if text:
-                    items.append(text)
-            size += len(text)
-            if size > self._most:
-                raise Malformed(_TOO_LONG)
+            if text:
+                items.append(text)
+                size += len(text)
+                if size > self._most:
+                    raise Malformed(_TOO_LONG)
             if at >= end:
                 break
+            if tag < 0x80 and payload[at] == tag:
+                at += 1
+                continue
             following, behind = read_tag(payload, at, end)
             if following != tag and by_tag.get(following) is not field:
                 break
             tag = following
             at = behind
-        if field.is_map:
-            return (f"{{{','.join([f'{key}:{text}' for key, text in entries.items()])}}}" if entries else ""), at
         return (f"[{','.join(items)}]" if items else ""), at
+
+    def _packed(self, payload: bytes, at: int, end: int, field: FieldType) -> str:
+        """Items of a run of scalars, with commas between them."""
+        items: list[str] = []
+        size = 0
+        while at < end:
+            text, at = _scalar(payload, at, end, field)
+            if text:
+                items.append(text)
+                size += len(text)
+                if size > self._most:
+                    raise Malformed(_TOO_LONG)
+        if at != end:
+            raise Malformed("a field ends beyond its message")
+        return ",".join(items)
+
+    def _map(self, payload: bytes, at: int, end: int, field: FieldType, tag: int, depth: int) -> tuple[str, int]:
+        """Text of a map, as `_run` gives that of a list."""
+        entries: dict[str, str] = {}
+        message = field.message
+        assert message is not None
+        size = 0
+        while True:
+            start, at = read_length(payload, at, end)
+            key, text = self._entry(payload, start, at, message, depth)
+            if key:
+                entries[key] = text
+                size += len(key) + len(text)
+                if size > self._most:
+                    raise Malformed(_TOO_LONG)
+            if at >= end:
+                break
+            following, behind = read_tag(payload, at, end)
+            if following != tag:
+                break
+            at = behind
+        return (f"{{{','.join([f'{key}:{text}' for key, text in entries.items()])}}}" if entries else ""), at
 
     def _entry(self, payload: bytes, at: int, end: int, entry: MessageType, depth: int) -> tuple[str, str]:
         """Key, in quotes, and value of an entry of a map; an empty key: its value is none of a closed enum, and it does not count."""
@@ -429,7 +453,7 @@ def _real(payload: bytes, at: int, end: int, kind: int) -> tuple[str, int]:
 
 
 def _short(value: float) -> str:
-    """Fewest digits that are read as this float of 32 bits again."""
+    """Fewest digits, six at least, that are read as this float of 32 bits again."""
     octets = FLOAT.pack(value)
     for digits in (6, 7, 8):
         near = float(f"{value:.{digits}g}")

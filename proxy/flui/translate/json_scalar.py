@@ -9,7 +9,7 @@ from struct import Struct
 from typing import Final
 
 from flui.translate.schema import EnumType, Unfit
-from flui.translate.wire import MASK64, SHORT, varint, zigzag
+from flui.translate.wire import MASK64, SHORT, SMALL, varint, zigzag
 
 DOUBLE: Final = Struct("<d")
 FLOAT: Final = Struct("<f")
@@ -19,12 +19,12 @@ _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{
 _WHOLE: Final = re.compile(r"0|-?[1-9][0-9]*")
 """One way to write each: what is a key of a map is said once."""
 
-_FIXED: Final = (
+_FIXED: Final[tuple[Struct | None, ...]] = (
     None, None, None, None, None, None, Struct("<Q"), Struct("<I"), None, None,
     None, None, None, None, None, Struct("<i"), Struct("<q"), None, None,
 )  # fmt: skip
-_LOW: Final = (0, 0, 0, -(2**63), 0, -(2**31), 0, 0, 0, 0, 0, 0, 0, 0, 0, -(2**31), -(2**63), -(2**31), -(2**63))
-_HIGH: Final = (
+_LOW: Final[tuple[int, ...]] = (0, 0, 0, -(2**63), 0, -(2**31), 0, 0, 0, 0, 0, 0, 0, 0, 0, -(2**31), -(2**63), -(2**31), -(2**63))
+_HIGH: Final[tuple[int, ...]] = (
     0, 0, 0, 2**63 - 1, 2**64 - 1, 2**31 - 1, 2**64 - 1, 2**32 - 1, 0, 0,
     0, 0, 0, 2**32 - 1, 0, 2**31 - 1, 2**63 - 1, 2**31 - 1, 2**63 - 1,
 )  # fmt: skip
@@ -33,6 +33,9 @@ _HIGH: Final = (
 # `Kind`s as plain numbers: members of an enum cost a call each where they are compared.
 _K_DOUBLE: Final = 1
 _K_FLOAT: Final = 2
+_K_INT64: Final = 3
+_K_UINT64: Final = 4
+_K_INT32: Final = 5
 _K_BOOL: Final = 8
 _K_STRING: Final = 9
 _K_BYTES: Final = 12
@@ -50,7 +53,8 @@ def scalar(value: object, kind: int, enum: EnumType | None) -> bytes:
         return text(value)
     if kind == _K_ENUM:
         assert enum is not None
-        return varint(enumerated(value, enum) & MASK64)
+        number = enumerated(value, enum)
+        return varint(number if number >= 0 else number & MASK64)
     if kind == _K_BOOL:
         if value is True:
             return SHORT[1]
@@ -67,14 +71,16 @@ def scalar(value: object, kind: int, enum: EnumType | None) -> bytes:
             return FLOAT.pack(real(value))
         except OverflowError:
             raise Unfit("", "the number is out of the range of a float") from None
-    return _written(integer(value, _LOW[kind], _HIGH[kind]), kind)
+    return _written(integer(value, kind), kind)
 
 
 def _written(number: int, kind: int) -> bytes:
+    if kind <= _K_INT32:
+        return varint(number if number >= 0 else number & MASK64)
     if kind >= _K_SINT32:
         return varint(zigzag(number))
     fixed = _FIXED[kind]
-    return varint(number & MASK64) if fixed is None else fixed.pack(number)
+    return varint(number) if fixed is None else fixed.pack(number)
 
 
 def map_key(key: str, kind: int) -> bytes:
@@ -91,7 +97,7 @@ def map_key(key: str, kind: int) -> bytes:
         return SHORT[1] if key == "true" else SHORT[0]
     if len(key) > 20 or _WHOLE.fullmatch(key) is None:
         raise Unfit("", "the key is expected to be a whole number")
-    return _written(_within(int(key), _LOW[kind], _HIGH[kind]), kind)
+    return _written(_within(int(key), kind), kind)
 
 
 def text(value: object) -> bytes:
@@ -110,29 +116,36 @@ def text(value: object) -> bytes:
     return (SHORT[size] if size < 0x80 else varint(size)) + held
 
 
-def integer(value: object, low: int, high: int) -> int:
+def integer(value: object, kind: int) -> int:
     """A whole number, said as a number or in quotes.
 
     Raises:
-        Unfit: It is none, or not from `low` to `high`.
+        Unfit: It is none, or out of the range of `kind`.
     """
     if isinstance(value, int) and not isinstance(value, bool):
-        return _within(value, low, high)
+        return _within(value, kind)
     if isinstance(value, str):
+        if value.isdecimal() and value.isascii() and len(value) <= 20 and value[0] != "0":
+            return _within(int(value), kind)
         if _NUMBER.fullmatch(value) is None:
             raise Unfit("", "a whole number is expected")
         exact = Decimal(value)
         if exact and exact.adjusted() > 20:
-            raise Unfit("", f"a whole number from {low} to {high} is expected")
+            raise Unfit("", f"a whole number from {_LOW[kind]} to {_HIGH[kind]} is expected")
         if exact != exact.to_integral_value():
             raise Unfit("", "a whole number is expected")
-        return _within(int(exact), low, high)
+        return _within(int(exact), kind)
     if isinstance(value, float) and value.is_integer():
-        return _within(int(value), low, high)
+        return _within(int(value), kind)
     raise Unfit("", "a whole number is expected")
 
 
-def _within(value: int, low: int, high: int) -> int:
+def _within(value: int, kind: int) -> int:
+    if 0 <= value <= 0x7FFFFFFF:  # which every kind takes
+        return value
+    if 0 <= value <= SMALL and kind in (_K_INT64, _K_UINT64):
+        return value
+    low, high = _LOW[kind], _HIGH[kind]
     if low <= value <= high:
         return value
     raise Unfit("", f"a whole number from {low} to {high} is expected")
@@ -194,12 +207,12 @@ def enumerated(value: object, enum: EnumType) -> int:
         if known is not None:
             return known
         if len(value) > 11 or _WHOLE.fullmatch(value) is None:
-            raise Unfit("", f"{enum.name} has no such value")
+            raise Unfit("", "the enum has no such value")
     elif value is None and enum.null:
         return 0
     elif not isinstance(value, (int, float)) or isinstance(value, bool):
         raise Unfit("", "the name or the number of a value is expected")
-    number = integer(value, -(2**31), 2**31 - 1)
+    number = integer(value, _K_INT32)
     if enum.closed and number not in enum.names:
-        raise Unfit("", f"{enum.name} has no such value")
+        raise Unfit("", "the enum has no such value")
     return number

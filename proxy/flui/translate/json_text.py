@@ -63,7 +63,7 @@ def parse(text: bytes) -> object:
 def _bound(text: bytes) -> None:
     """Refuses what is too deep or too much, from the octets."""
     opened = text.count(b"{") + text.count(b"[")
-    if opened <= MAX_DEPTH and opened + text.count(b",") < MAX_NODES:
+    if opened <= MAX_DEPTH and (len(text) <= MAX_NODES or opened + text.count(b",") < MAX_NODES):
         return
     bare = _STRINGS.sub(b'"', text)
     opened = bare.count(b"{") + bare.count(b"[")

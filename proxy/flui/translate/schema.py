@@ -59,7 +59,7 @@ class EnumType:
         """JSON text of each number."""
 
 
-WIRE_TYPES: Final = (
+WIRE_TYPES: Final[tuple[int, ...]] = (
     -1, FIXED64, FIXED32, VARINT, VARINT, VARINT, FIXED64, FIXED32, VARINT, LENGTH,
     START, LENGTH, LENGTH, VARINT, VARINT, FIXED32, FIXED64, VARINT, VARINT,
 )  # fmt: skip

@@ -19,6 +19,8 @@ FIXED32: Final = 5
 
 MASK64: Final = 0xFFFFFFFFFFFFFFFF
 MASK32: Final = 0xFFFFFFFF
+SMALL: Final = 0x3FFFFFFFFFFFFFFF
+"""Up to here the compiled form needs no object for a number: asked first wherever larger ones are rare."""
 
 SHORT: Final = tuple(bytes((n,)) for n in range(128))
 """Varints of one octet."""
@@ -34,7 +36,7 @@ def varint(value: int) -> bytes:
         return SHORT[value]
     if value < 0x4000:
         return bytes((value & 0x7F | 0x80, value >> 7))
-    made = bytearray()
+    made: list[int] = []
     while value >= 0x80:
         made.append(value & 0x7F | 0x80)
         value >>= 7
@@ -54,6 +56,8 @@ def unzigzag(value: int) -> int:
 
 def signed64(value: int) -> int:
     """A varint read as int64."""
+    if value <= SMALL:
+        return value
     return value - 0x10000000000000000 if value >= 0x8000000000000000 else value
 
 
@@ -78,7 +82,8 @@ def read_varint(octets: bytes, at: int, end: int) -> tuple[int, int]:
         octet = octets[at]
         at += 1
         if octet < 0x80:
-            return (value | octet << shift) & MASK64, at
+            value |= octet << shift
+            return (value if shift < 56 else value & MASK64), at
         value |= (octet & 0x7F) << shift
         shift += 7
         if shift == 70:
