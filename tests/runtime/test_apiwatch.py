@@ -72,7 +72,7 @@ def test_a_module_that_is_replaced_is_known_anew_within_five_seconds(tmp_path):
                 took = await until(lambda wanted=wanted: methods(stock_) == wanted, f"{names} are known", FRESH_S)
                 print(f"version {version} was known {took:.2f} s after it listened")
                 first = module
-                await until(lambda: results(stock_)["changed"] == version + 1, "no look is under way")
+                await until(lambda version=version: results(stock_)["changed"] == version + 1, "no look is under way")
                 await asyncio.to_thread(module.stop, None)
         assert results(stock_)["changed"] == 3
         assert not stock_.said("chore failed")
