@@ -147,6 +147,16 @@ def test_every_refusal_is_http_200_and_a_head_that_is_all_there_is(fault):
     assert (call.done, call.status, call.outcome()) == (True, 200, STATUSES[DIALECTS[fault].grpc])
 
 
+@pytest.mark.parametrize("said", [b"application/grpc", b"application/grpc+json", b"application/grpc+proto; charset=utf-8"])
+def test_a_refusal_has_the_content_type_of_its_call(said):
+    """connect-go takes no answer to `+json` that is not `+json`, and reports that instead of the status."""
+    made = RequestHead(3, b"POST", b"http", b"stock", b"/shop.Stock/Get", b"", [classified(b"content-type", said)], UNKNOWN)
+    assert validate(made) is None
+    call, down, _ = begun(head=made)
+    call.fail(Fault.DEADLINE_PASSED)
+    assert [line.value for line in down.said[0].fields if line.name == b"content-type"] == [said]
+
+
 @pytest.mark.parametrize(
     ("fault", "status"),
     [

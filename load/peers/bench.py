@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 import click
-from load.peers import report, wrk
+from load.peers import dialects, report, wrk
 from load.peers.account import cpu_ns, resident_octets
 from load.peers.cases import CASES, NAMES, Bench, Case, Running, default_sidecar
 from load.peers.certificates import make
@@ -90,7 +90,10 @@ def main(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with _folder(keep) as folder, Processes(folder) as processes:
         sidecar = (str(flui),) if flui else default_sidecar()
-        bench = replace(_prepare(folder, tools, processes, sidecar, cores), defaults=defaults)
+        try:
+            bench = replace(_prepare(folder, tools, processes, sidecar, cores), defaults=defaults)
+        except MissingError as error:
+            _refuse(str(error))
         for case in chosen:
             results = _measure(bench, case, plan, left_out)
             measured.append((case, results))
@@ -151,18 +154,21 @@ def _prepare(folder: Path, tools: Tools, processes: Processes, sidecar: tuple[st
     except OSError as error:
         policy = None
         click.echo(f"our sidecar has no policy: {error}", err=True)
-    backend, h2_backend = free_port(), free_port()
+    backend, h2_backend, shop_backend = free_port(), free_port(), free_port()
+    shop = dialects.make(folder / "shop")
     processes.start("backend", [tools.backend, str(backend)], cores[1], [backend])
     processes.start("h2backend", [tools.h2_backend, str(h2_backend)], cores[1], [h2_backend])
+    processes.start("shop", [tools.h2_backend, str(shop_backend), str(shop.framed)], cores[1], [shop_backend])
     collector = free_port()
     processes.start("collector", [sys.executable, "-m", "load.peers.collector", str(collector)], cores[1], [collector])
-    return Bench(folder, tools, processes, identities, policy, sidecar, backend, h2_backend, collector, cores[0], cores[1])
+    modules = (backend, h2_backend, shop_backend, shop)
+    return Bench(folder, tools, processes, identities, policy, sidecar, *modules, collector, cores[0], cores[1])
 
 
 def _measure(bench: Bench, case: Case, plan: Plan, left_out: list[str]) -> Results:
     """All rounds of a case; a contender that does not come up or does not answer is left out, and a line says so."""
     running: dict[str, Running] = {}
-    for contender in plan.contenders:
+    for contender in filter(case.takes, plan.contenders):
         try:
             running[contender] = bench.start(case, contender)
             if case.connections:

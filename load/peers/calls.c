@@ -1,10 +1,14 @@
 /* The load of the HTTP/2 cases: a closed loop over connections with several streams each, one thread.
  *
- *     calls PORT get|unary|bidi CONNECTIONS STREAMS SECS CERT|- KEY|- 'name: value'...
+ *     calls PORT get|unary|bidi|send CONNECTIONS STREAMS SECS CERT|- KEY|- 'name: value'...
  *
  * get    each stream is a request; 1 KiB must come back with status 200
- * unary  each stream is a gRPC call with one small message, which must come back, with status 200 and grpc-status 0
+ * unary  each stream is a gRPC call with one small message (or what `@send` says), which must come back, with status 200 and
+ *        grpc-status 0
  * bidi   each stream stays open and sends its next message when the last one has come back; at the end all are ended in peace
+ * send   each stream is a request by POST of what a file holds, to a path, and what another file holds must come back: exactly
+ *        that, or with trailers a frame of gRPC-Web's behind it. Four fields that no one is sent say so: `@path`, `@send`,
+ *        `@expect`, and perhaps `@trailers: 1`
  *
  * A field whose value is `*` gets another number in each request. With a certificate the connections are TLS 1.3, one cipher
  * suite for all contenders, ALPN h2. Prints one line of JSON; an answer that is not as it must be, and every stream that was
@@ -48,12 +52,17 @@ enum { INFLATED_ALL = 1, INFLATED_ONE = 2 };
 enum { READ = 256 * 1024, BATCH = 64, SMALL = 1024, NUMBERS = 1000, BUCKET_US = 10, BUCKETS = 1000000, TOO_MANY = 1000 };
 static const unsigned char message[] = "\0\0\0\0\x40" "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 enum { MESSAGE = sizeof message - 1 };
-enum kind { GET, UNARY, BIDI };
+enum kind { GET, UNARY, BIDI, SEND };
+struct body {
+    const unsigned char *at;
+    size_t length;
+};
 
 struct call {
     unsigned int stream; /* 0: none here */
     char status[4], grpc_status[4];
     size_t got, to_send;
+    int differs, trailers; /* from what was expected; came behind it */
     double began;
 };
 
@@ -71,7 +80,9 @@ struct connection {
 };
 
 static enum kind kind;
-static int field_count;
+static const char *path;
+static struct body sent = {message, MESSAGE}, expected = {message, MESSAGE};
+static int field_count, with_trailers;
 static char *names[FIELDS], *values[FIELDS], authority[32];
 static long finished, errors, under_way, number;
 static unsigned int latencies[BUCKETS];
@@ -106,7 +117,7 @@ static void put_request(struct connection *c, unsigned int stream)
     put(&c->out, kind == GET ? "\x82" : "\x83", 1);  /* :method GET, POST */
     put(&c->out, c->tls ? "\x87" : "\x86", 1);       /* :scheme https, http */
     put_field(&c->out, &c->table, 0, ":authority", authority);
-    put_field(&c->out, &c->table, 1, ":path", kind == GET ? "/items/7" : kind == UNARY ? "/shop.Stock/Reserve" : "/shop.Stock/Chat");
+    put_field(&c->out, &c->table, 1, ":path", path);
     for (int i = 0; i < field_count; i++) {
         char fresh[16];
         if (strcmp(values[i], "*")) {
@@ -128,8 +139,8 @@ static void send_message(struct connection *c, struct call *call)
         if (!length)
             return;
         call->to_send -= length;
-        const unsigned char *from = message + MESSAGE - call->to_send - length;
-        put_data(&c->out, &c->windows, call->stream, from, length, kind == UNARY && !call->to_send ? END_STREAM : 0);
+        const unsigned char *from = sent.at + sent.length - call->to_send - length;
+        put_data(&c->out, &c->windows, call->stream, from, length, kind != BIDI && !call->to_send ? END_STREAM : 0);
     }
 }
 
@@ -140,7 +151,7 @@ static void begin(struct connection *c)
     if (call->stream)
         die("a stream is still open after thousands of later ones on its connection");
     c->next_stream += 2;
-    *call = (struct call){.stream = stream, .began = now(), .to_send = kind == GET ? 0 : MESSAGE};
+    *call = (struct call){.stream = stream, .began = now(), .to_send = kind == GET ? 0 : sent.length};
     under_way++;
     put_request(c, stream);
     send_message(c, call);
@@ -156,9 +167,13 @@ static void count_one(struct call *call)
 
 static void ended(struct connection *c, struct call *call, int in_peace)
 {
-    int fine = in_peace && !strcmp(call->status, "200") && (kind == GET ? call->got == SMALL : !strcmp(call->grpc_status, "0"));
-    if (kind == UNARY && call->got != MESSAGE)
-        fine = 0;
+    int fine = in_peace && !strcmp(call->status, "200");
+    if (kind == GET)
+        fine &= call->got == SMALL;
+    else if (kind == SEND)
+        fine &= !call->differs && (with_trailers ? call->trailers : call->got == expected.length);
+    else
+        fine &= !strcmp(call->grpc_status, "0") && (kind == BIDI || call->got == sent.length);
     if (kind == BIDI && now() < ends_at)
         fine = 0; /* nobody asked it to end */
     if (!fine && !errors++)
@@ -174,8 +189,21 @@ static void ended(struct connection *c, struct call *call, int in_peace)
         begin(c);
 }
 
-static void on_data(struct connection *c, struct call *call, size_t length)
+static void compare(struct call *call, const unsigned char *octets, size_t length)
 {
+    static const char *const ends[] = {"grpc-status:0\r\n", "grpc-status: 0\r\n"};
+    size_t left = call->got < expected.length ? expected.length - call->got : 0, now = length < left ? length : left;
+    if (memcmp(octets, expected.at + call->got, now) || (now < length && !with_trailers))
+        call->differs = 1;
+    for (size_t i = 0; i < 2 && now < length; i++)
+        if (memmem(octets + now, length - now, ends[i], strlen(ends[i])))
+            call->trailers = 1;
+}
+
+static void on_data(struct connection *c, struct call *call, const unsigned char *octets, size_t length)
+{
+    if (kind == SEND)
+        compare(call, octets, length);
     call->got += length;
     if (kind != BIDI || !length || call->got % MESSAGE)
         return;
@@ -230,7 +258,7 @@ static void on_frame(struct connection *c, struct frame *frame)
         if (strip(frame))
             die("padding that is longer than its frame");
         if (call)
-            on_data(c, call, frame->length);
+            on_data(c, call, frame->payload, frame->length);
     } else if (frame->type == HEADERS) {
         if (strip(frame) || !(frame->flags & END_HEADERS))
             die("a field block in several frames");
@@ -335,6 +363,31 @@ static void on_event(int epoll, struct connection *c)
     }
 }
 
+static struct body file(const char *name)
+{
+    FILE *from = fopen(name, "rb");
+    unsigned char *at = malloc(1 << 20);
+    if (!from || !at)
+        die("cannot read what is to be sent or expected");
+    struct body body = {at, fread(at, 1, 1 << 20, from)};
+    fclose(from);
+    return body;
+}
+
+static void told(const char *name, const char *value) /* what a field that begins with @ says */
+{
+    if (!strcmp(name, "@path"))
+        path = value;
+    else if (!strcmp(name, "@send"))
+        sent = file(value);
+    else if (!strcmp(name, "@expect"))
+        expected = file(value);
+    else if (!strcmp(name, "@trailers"))
+        with_trailers = 1;
+    else
+        die("a field with @ that nobody knows");
+}
+
 static double percentile_ms(double share)
 {
     double wanted = share * (double)finished, seen = 0;
@@ -346,21 +399,28 @@ static double percentile_ms(double share)
 
 int main(int argc, char **argv)
 {
-    if (argc < 8 || argc - 8 > FIELDS - 2) {
-        fprintf(stderr, "usage: calls PORT get|unary|bidi CONNECTIONS STREAMS SECS CERT|- KEY|- 'name: value'...\n");
+    if (argc < 8) {
+        fprintf(stderr, "usage: calls PORT get|unary|bidi|send CONNECTIONS STREAMS SECS CERT|- KEY|- 'name: value'...\n");
         return 2;
     }
     int port = atoi(argv[1]), connections = atoi(argv[3]), streams = atoi(argv[4]);
     double secs = atof(argv[5]);
-    kind = !strcmp(argv[2], "get") ? GET : !strcmp(argv[2], "unary") ? UNARY : BIDI;
+    kind = !strcmp(argv[2], "get") ? GET : !strcmp(argv[2], "unary") ? UNARY : !strcmp(argv[2], "send") ? SEND : BIDI;
+    path = kind == GET ? "/items/7" : kind == BIDI ? "/shop.Stock/Chat" : "/shop.Stock/Reserve";
     snprintf(authority, sizeof authority, "127.0.0.1:%d", port);
-    for (char **field = argv + 8; *field; field++, field_count++) {
+    for (char **field = argv + 8; *field; field++) {
         char *colon = strstr(*field, ": ");
-        if (!colon || strlen(*field) > 127)
-            die("a field that is not `name: value`, or long");
+        if (!colon)
+            die("a field that is not `name: value`");
         *colon = 0;
+        if (**field == '@') {
+            told(*field, colon + 2);
+            continue;
+        }
+        if (strlen(colon + 2) > 127 || strlen(*field) > 127 || field_count == FIELDS - 2)
+            die("a field that is long, or one too many");
         names[field_count] = *field;
-        values[field_count] = colon + 2;
+        values[field_count++] = colon + 2;
     }
     signal(SIGPIPE, SIG_IGN);
     void *context = strcmp(argv[6], "-") ? context_of(argv[6], argv[7]) : NULL;

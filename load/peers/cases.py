@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from load.peers import calls, envoy, haproxy, ours, wrk
+from load.peers import calls, dialects, envoy, haproxy, ours, wrk
 from load.peers.account import maps_library_of
 from load.peers.certificates import Identities
 from load.peers.figures import COMPILED, HAPROXY, PURE, REFERENCE
@@ -38,7 +38,15 @@ class Case:
     pair: bool = False
     fresh: bool = False
     http2: str = ""
-    """The kind of load by HTTP/2, in and out; empty: HTTP/1.1 by wrk."""
+    """The kind of load by HTTP/2; empty: HTTP/1.1 by wrk."""
+    dialect: str = ""
+    """What is spoken to a gRPC module; empty: what it speaks itself."""
+    shop: bool = False
+    """The messages are orders."""
+
+    def takes(self, contender: str) -> bool:
+        """Whether a contender can do this work at all."""
+        return not self.dialect or contender != HAPROXY
 
 
 CASES: Final = (
@@ -50,6 +58,44 @@ CASES: Final = (
     Case("h2mtls", "HTTP/2 mTLS in, plain out; 1 KiB answers, 8 fields", "request", 16, _SMALL, mtls_in=True, http2=calls.GET),
     Case("grpc", "gRPC unary, HTTP/2 plain in and out; 64 octets each way", "call", 16, "", mtls_in=False, http2=calls.UNARY),
     Case("bidi", "gRPC streams, HTTP/2 plain in and out; 64 octets there and back", "message", 16, "", mtls_in=False, http2=calls.BIDI),
+    Case(
+        "grpcmtls", "gRPC unary, HTTP/2 mTLS in, plain out; an order each way", "call", 16, "", mtls_in=True, http2=calls.UNARY, shop=True
+    ),
+    *(
+        Case(
+            name,
+            f"{title} unary, HTTP/2 mTLS in; gRPC plain out; an order each way",
+            "call",
+            16,
+            "",
+            mtls_in=True,
+            http2=calls.SEND,
+            dialect=dialect,
+            shop=True,
+        )
+        for name, title, dialect in (("grpcweb", "gRPC-Web", dialects.GRPC_WEB), ("connect", "Connect", dialects.CONNECT))
+    ),
+    Case(
+        "transcode",
+        "POST of JSON, HTTP/2 mTLS in; gRPC plain out; an order each way",
+        "request",
+        16,
+        "",
+        mtls_in=True,
+        http2=calls.SEND,
+        dialect=dialects.JSON,
+        shop=True,
+    ),
+    Case(
+        "rest",
+        "GET, HTTP/1.1 mTLS in; gRPC plain out; path, query, an order back",
+        "request",
+        64,
+        dialects.LOOK,
+        mtls_in=True,
+        dialect=dialects.JSON,
+        shop=True,
+    ),
     Case("body", "1 MiB answers, mTLS in", "MiB", 8, _LARGE, mtls_in=True),
     Case("idle", "just started, nothing asked", "", 0, "", mtls_in=True),
 )
@@ -81,6 +127,9 @@ class Bench:
     """Port of the module, HTTP/1.1."""
     h2_backend: int
     """Port of the module that speaks HTTP/2."""
+    shop_backend: int
+    """Port of one that answers every call with an order."""
+    shop: dialects.Shop
     collector: int
     """Port of what takes spans."""
     proxy_core: int
@@ -99,7 +148,7 @@ class Bench:
             return self._start_ours(case, tag, {"PYTHONPATH": str(NATIVE)} if contender == COMPILED else {})
         hops = self._hops(case)
         started = tuple(self._start_peer(contender, f"{tag}-{number}", hop) for number, hop in enumerate(hops))
-        return Running(started, _load(case, hops[-1].port))
+        return Running(started, self._load(case, hops[-1].port))
 
     def load(self, running: Running, secs: int) -> wrk.Outcome:
         """Loads a contender for `secs` seconds.
@@ -112,14 +161,17 @@ class Bench:
         return wrk.run(self.tools.wrk, self.tools.client_certificate, running.load, self.identities, secs, self.load_core)
 
     def _module(self, case: Case) -> int:
+        if case.dialect == dialects.JSON:
+            return self.shop_backend
         return self.h2_backend if case.http2 else self.backend
 
     def _hops(self, case: Case) -> Sequence[Hop]:
         """The hops of a peer, the one nearest to the module first."""
         if not case.pair:
-            both = bool(case.http2)
             accepts_as = "bench" if case.mtls_in else None
-            return [Hop(free_port(), self._module(case), accepts_as=accepts_as, http2_in=both, http2_out=both)]
+            protocols = (bool(case.http2), bool(case.http2 or case.dialect))
+            hop = Hop(free_port(), self._module(case), accepts_as=accepts_as, http2_in=protocols[0], http2_out=protocols[1])
+            return [replace(hop, dialect=case.dialect, descriptors=self.shop.descriptors)]
         far = Hop(free_port(), self.backend, accepts_as="backend", http2_in=True)
         return [far, Hop(free_port(), far.port, calls_as="bench", expects="backend", http2_out=True)]
 
@@ -149,10 +201,11 @@ class Bench:
                 at=module,
                 collector=self.collector,
                 plain=True,
-                http2=bool(case.http2),
+                http2=bool(case.http2 or case.dialect),
+                api=self.shop.descriptors if case.dialect else None,
             )
             process = self._start_sidecar(name, near, env)
-            return Running((process,), _load(case, inbound if case.mtls_in else outbound))
+            return Running((process,), self._load(case, inbound if case.mtls_in else outbound))
         far = ours.Sidecar(
             "backend", self.backend, free_port(), free_port(), calls="bench", at=inbound, collector=self.collector, plain=False
         )
@@ -160,7 +213,7 @@ class Bench:
             "bench", self.backend, inbound, outbound, calls="backend", at=far.inbound, collector=self.collector, plain=False
         )
         started = tuple(self._start_sidecar(f"{name}-{number}", sidecar, env) for number, sidecar in enumerate((far, near)))
-        return Running(started, _load(case, outbound))
+        return Running(started, self._load(case, outbound))
 
     def _start_sidecar(self, name: str, sidecar: ours.Sidecar, env: dict[str, str]) -> Process:
         path = self.folder / f"{name}.yaml"
@@ -174,15 +227,15 @@ class Bench:
             raise StartError(f"{name} runs {what}: it is not what its row would say")
         return process
 
+    def _load(self, case: Case, port: int) -> wrk.Load | calls.Calls:
+        client = "client" if case.mtls_in else None
+        if case.http2:
+            shop = self.shop if case.shop else None
+            return calls.Calls(port, case.http2, case.connections, _STREAMS, client, case.dialect, shop)
+        scheme = "https" if case.mtls_in else "http"
+        return wrk.Load(f"{scheme}://127.0.0.1:{port}{case.path}", case.connections, client, case.fresh)
+
 
 def default_sidecar() -> tuple[str, ...]:
     """The command of this checkout; PYTHONPATH comes before the installed package, so the same command starts the compiled form."""
     return (str(Path(sys.executable).with_name("flui")),)
-
-
-def _load(case: Case, port: int) -> wrk.Load | calls.Calls:
-    client = "client" if case.mtls_in else None
-    if case.http2:
-        return calls.Calls(port, case.http2, case.connections, _STREAMS, client)
-    scheme = "https" if case.mtls_in else "http"
-    return wrk.Load(f"{scheme}://127.0.0.1:{port}{case.path}", case.connections, client, case.fresh)

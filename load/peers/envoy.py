@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
+from load.peers import dialects
 from load.peers.certificates import Identities, spiffe_id
 from load.peers.hop import Hop
 
@@ -90,10 +91,25 @@ def _connection_manager(hop: Hop) -> Json:
         access_log=[{"name": "envoy.access_loggers.file", "typed_config": log}],
         http_filters=[
             {"name": "envoy.filters.http.rbac", "typed_config": rbac},
+            *_translation(hop),
             {"name": "envoy.filters.http.router", "typed_config": _typed("filters.http.router.v3.Router")},
         ],
         route_config={"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
     )
+
+
+def _translation(hop: Hop) -> list[Json]:
+    """The filter between a caller's dialect and gRPC; each speaks it by itself, with no more asked of it than that."""
+    if hop.dialect == dialects.JSON:
+        shape: Json = {"proto_descriptor": str(hop.descriptors), "services": [dialects.SERVICE], "convert_grpc_status": True}
+        transcoder = _typed("filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder", **shape)
+        return [{"name": "envoy.filters.http.grpc_json_transcoder", "typed_config": transcoder}]
+    if hop.dialect == dialects.GRPC_WEB:
+        return [{"name": "envoy.filters.http.grpc_web", "typed_config": _typed("filters.http.grpc_web.v3.GrpcWeb")}]
+    if hop.dialect == dialects.CONNECT:
+        bridge = _typed("filters.http.connect_grpc_bridge.v3.FilterConfig")
+        return [{"name": "envoy.filters.http.connect_grpc_bridge", "typed_config": bridge}]
+    return []
 
 
 def _cluster(hop: Hop, identities: Identities) -> Json:

@@ -87,7 +87,9 @@ class Limit:
     at_most: float
     of: Callable[[Run], float]
     relative: bool = True
-    """The figure is the ratio to the reference; else the value itself."""
+    """The figure is the ratio to the reference, or to `base`; else the value itself."""
+    base: str = ""
+    """The contender's own runs of this case stand in for the reference's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,12 @@ LIMITS: Final = (
         Limit(case, COMPILED, CPU, at_most, cpu)
         for case, at_most in (("pair", 0.75), ("h2", 0.8), ("h2mtls", 0.8), ("grpc", 0.8), ("bidi", 1.0))
     ),
+    *(
+        Limit(case, contender, "CPU to grpcmtls", 1.2, cpu, base="grpcmtls")
+        for case in ("grpcweb", "connect")
+        for contender in (PURE, COMPILED)
+    ),
+    *(Limit(case, COMPILED, CPU, 1.5, cpu) for case in ("transcode", "rest")),
     *(Limit("idle", contender, "RSS, MiB", 60.0, memory, relative=False) for contender in (PURE, COMPILED)),
 )
 """The acceptance of `make bench`."""
@@ -146,11 +154,15 @@ def judge(measured: Mapping[str, Results], excused: frozenset[str]) -> list[Verd
     """
     verdicts = []
     for limit in LIMITS:
-        if limit.case not in measured:
+        if limit.case not in measured or (limit.base and limit.base not in measured):
             continue
         results = measured[limit.case]
         runs = results.get(limit.contender, ())
-        figure = ratio(results, limit.contender, limit.of) if limit.relative else None
+        if limit.base:
+            beside = {REFERENCE: measured[limit.base].get(limit.contender, ()), limit.contender: runs}
+            figure = ratio(beside, limit.contender, limit.of)
+        else:
+            figure = ratio(results, limit.contender, limit.of) if limit.relative else None
         if not limit.relative and runs:
             figure = spread([limit.of(run) for run in runs])
         verdicts.append(Verdict(limit, figure, limit.contender in excused, sum(run.errors for run in runs)))

@@ -1,6 +1,7 @@
 /* The module behind the proxies under measurement where they call it by HTTP/2 (prior knowledge): answers a request without a
  * body with 1 KiB, and anything else as a gRPC echo: each DATA as it came, and `grpc-status: 0` when the caller is done. That
- * serves unary calls and bidirectional streams alike, and no field of a request needs to be read for it.
+ * serves unary calls and bidirectional streams alike, and no field of a request needs to be read for it. Given a file, it answers
+ * every call with what that holds instead, when the caller is done.
  *
  * One thread, epoll, one write per read. While octets wait to be written nothing more is read from that connection; what a
  * window does not admit waits in order. It trusts its callers: it is a yardstick, not a server.
@@ -48,7 +49,8 @@ struct connection {
     unsigned char in[READ];
 };
 
-static unsigned char small[SMALL];
+static unsigned char small[SMALL], fixed[READ];
+static size_t fixed_length;
 
 static void put_head(struct connection *c, unsigned int stream, int flags, const int *which, int count)
 {
@@ -130,7 +132,10 @@ static int on_frame(struct connection *c, struct frame *frame)
             put_head(c, frame->stream, 0, (const int[]){SERVER, GRPC, ENCODINGS}, 3);
             *headed = 1;
         }
-        answer(c, frame->stream, frame->payload, frame->length, frame->flags & END_STREAM ? TRAILERS : NOTHING);
+        if (!fixed_length)
+            answer(c, frame->stream, frame->payload, frame->length, frame->flags & END_STREAM ? TRAILERS : NOTHING);
+        else if (frame->flags & END_STREAM)
+            answer(c, frame->stream, fixed, fixed_length, TRAILERS);
     }
     return 0; /* RST_STREAM: what still waits is sent in vain, which a peer ignores; GOAWAY: it will close */
 }
@@ -224,9 +229,17 @@ static void accept_all(int epoll, int listener)
 
 int main(int argc, char **argv)
 {
-    if (argc != 2) {
-        fprintf(stderr, "usage: h2backend PORT\n");
+    if (argc != 2 && argc != 3) {
+        fprintf(stderr, "usage: h2backend PORT [FILE]\n");
         return 2;
+    }
+    if (argc == 3) {
+        FILE *from = fopen(argv[2], "rb");
+        if (!from || !(fixed_length = fread(fixed, 1, sizeof fixed, from))) {
+            perror("h2backend");
+            return 1;
+        }
+        fclose(from);
     }
     memset(small, 'x', SMALL);
     struct sockaddr_in address = {

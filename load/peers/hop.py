@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +21,7 @@ class Hop:
     """Identity that the upstream must prove; only with `calls_as`."""
     http2_in: bool = False
     http2_out: bool = False
+    dialect: str = ""
+    """What callers speak in front of a gRPC module (`dialects.py`); empty: what the module speaks."""
+    descriptors: Path | None = None
+    """Of the module; with the dialect JSON."""

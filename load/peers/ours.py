@@ -35,6 +35,8 @@ class Sidecar:
     """That service has no sidecar: plain text. Else mTLS, and it must prove its name."""
     http2: bool = False
     """Module and plain service speak HTTP/2 with prior knowledge."""
+    api: Path | None = None
+    """Descriptor set of a gRPC module; None: nobody asks for it but by gRPC."""
 
 
 def config(sidecar: Sidecar, folder: Path, certs: Path, policy: Path, *, defaults: bool = False) -> str:
@@ -60,6 +62,8 @@ def config(sidecar: Sidecar, folder: Path, certs: Path, policy: Path, *, default
         called["protocol"] = "http2"
     scheme = "h2c" if sidecar.http2 else "http"
     app: dict[str, object] = {"url": f"{scheme}://127.0.0.1:{sidecar.app}", "rate": limit, "concurrency": concurrency, "health": health}
+    if sidecar.api is not None:
+        app["api"] = str(sidecar.api)
     tracing = {"tracing": {"endpoint": f"http://127.0.0.1:{sidecar.collector}/v1/traces", "share": "1%", "rate": "100/s"}}
     if defaults:
         tracing = {}

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import click
-from load.peers import wrk
+from load.peers import dialects, wrk
 from load.peers.cases import CASES, NAMES, Bench
 from load.peers.certificates import make
 from load.peers.figures import COMPILED, PURE
@@ -49,12 +49,15 @@ def main(name: str, secs: int, top: int, native: bool) -> None:
     write_policy(folder / "policy", ROOT / "policy" / "model.conf")
     sidecar = (sys.executable, "-m", "load.peers.sampler", str(folder))
     with Processes(folder) as processes:
-        port, h2_port, spans = free_port(), free_port(), free_port()
+        port, h2_port, shop_port, spans = free_port(), free_port(), free_port(), free_port()
+        shop = dialects.make(folder / "shop")
         processes.start("backend", [tools.backend, str(port)], cores[-1], [port])
         processes.start("h2backend", [tools.h2_backend, str(h2_port)], cores[-1], [h2_port])
+        processes.start("shop", [tools.h2_backend, str(shop_port), str(shop.framed)], cores[-1], [shop_port])
         processes.start("collector", [sys.executable, "-m", "load.peers.collector", str(spans)], cores[-1], [spans])
         identities = make(folder / "certs", NAMES)
-        bench = Bench(folder, tools, processes, identities, folder / "policy", sidecar, port, h2_port, spans, cores[0], cores[-1])
+        modules = (port, h2_port, shop_port, shop)
+        bench = Bench(folder, tools, processes, identities, folder / "policy", sidecar, *modules, spans, cores[0], cores[-1])
         try:
             running = bench.start(case, COMPILED if native else PURE)
             outcome = bench.load(running, secs)

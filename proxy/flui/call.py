@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from flui.codecs.base import Events
-from flui.codecs.grpc import CONTENT_TYPE_GRPC, STATUS_LINES, answered, grpc_trailers, is_foreign, timeout_text
+from flui.codecs.grpc import STATUS_LINES, answered, grpc_trailers, is_foreign, timeout_text, type_of
 from flui.codecs.http2.server import Http2Server
 from flui.framing.base import MessageLimits
 from flui.framing.grpc import PREFIX, GrpcInspector, coding_of
@@ -22,7 +22,10 @@ from flui.model.events import Data, End, Event, RequestHead, Reset, ResponseHead
 from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import Field, field
 from flui.model.grpc import STATUSES, Status, call_status, counted_as, message_said, status_of_http, status_said
+from flui.model.spoken import Dialect
 from flui.splice import Splice, answer_call, clean
+from flui.translate.base import HTTP_FAULTS, Mapped, Translation
+from flui.translate.status import Ending
 
 _LONGEST: Final = 0xFFFF_FFFF
 _BOUNDS: Final[dict[int, MessageLimits]] = {}
@@ -200,7 +203,7 @@ class Call(Splice):
         if not self.mirror:
             self._kept = None
         self.done = self.deaf = True
-        fields = [CONTENT_TYPE_GRPC, STATUS_LINES[status], field(b"grpc-message", message_said(said))]
+        fields = [type_of(self.head), STATUS_LINES[status], field(b"grpc-message", message_said(said))]
         self.down.send(ResponseHead(self.stream, 200, fields, 0))
         self.down.send(End(self.stream))
 
@@ -212,7 +215,8 @@ class Call(Splice):
                 self.ended = status_said(line.value)
                 return event
         head = self._answer_head
-        fields = head.fields if head is not None and not self.octets_out else []
+        # A head that was all there is says it, however many octets the caller's dialect took to say so.
+        fields = head.fields if head is not None and not (head.length and self.octets_out) else []
         self.ended = call_status(200, fields, None, bodyless=True)
         if any(line.name == b"grpc-status" for line in fields):
             return event
@@ -230,7 +234,12 @@ class Call(Splice):
     def _refuse(self, fault: Fault, status: int, retry_after_s: int, *, said: bool) -> None:
         self.status = 200
         self.ended = status_of_http(status) if status and status != DIALECTS[fault].http else STATUSES[DIALECTS[fault].grpc]
-        answer_call(self.down, self.stream, fault, self.ended, retry_after_s, said=said)
+        answer_call(self.down, self.stream, self.head, fault, self.ended, retry_after_s, said=said)
+
+    @property
+    def may_pause(self) -> bool:
+        """See `Splice`."""
+        return True
 
     def outcome(self) -> Status:
         """How it ended."""
@@ -241,3 +250,86 @@ class Call(Splice):
     def judged(self) -> int:
         """See `Splice.judged`."""
         return counted_as(self.outcome())
+
+
+class TranslatedCall(Call):
+    """A call whose caller speaks another dialect: whatever the two say to one another goes through a translation."""
+
+    __slots__ = ("dialect", "translation")
+
+    def __init__(
+        self,
+        translation: Translation,
+        dialect: Dialect,
+        head: RequestHead,
+        decision: Decision,
+        now: float,
+        trace: bytes,
+        origin: Field | None,
+        octets: int = 0,
+    ) -> None:
+        """A call that has been decided. See `Call`.
+
+        Args:
+            translation: Stands between the caller's codec and us.
+            dialect: What the caller speaks.
+            head: Of the call.
+            decision: What becomes of it.
+            now: When the head was complete; monotonic seconds.
+            trace: traceparent to send on; empty: the caller's stays.
+            origin: Ready Forwarded field; None to say nothing.
+            octets: Of the longest message.
+        """
+        super().__init__(translation, head, decision, now, trace, origin, octets)
+        self.translation = translation
+        self.dialect = dialect
+        translation.attach(self)
+
+    def from_down(self, event: Event) -> None:
+        """Takes what the caller says after the head, in its dialect."""
+        if isinstance(event, Data):
+            octets = self.octets_in + len(event.chunk)  # as they came
+            self.translation.hear(event)
+            self.octets_in = octets
+        else:
+            self.translation.hear(event)
+
+    def heard(self, event: Event) -> None:
+        """Takes what the caller says, as gRPC says it."""
+        super().from_down(event)
+
+    def _twin(self, now: float) -> Splice:
+        return Call(self.down, self.head, self.decision, now, self.trace, self._origin)
+
+    @property
+    def may_pause(self) -> bool:
+        """See `Splice`."""
+        return self.translation.streams
+
+    def give_up(self, fault: Fault, status: Status, message: str) -> None:
+        """Ends the call for what the caller sent, or what cannot be said to it."""
+        if self.done:
+            return
+        self.fault = fault
+        self.done = self.deaf = True
+        if self.up is not None:
+            self.up.send(Reset(self.up_stream, fault))
+        self.ended = status
+        self.status = self.status or 200
+        self.translation.end(Ending(status, message))
+
+    def turn_away(self, mapped: Mapped) -> None:
+        """Refuses a request that policy lets in, and that cannot be carried out."""
+        fault = mapped.fault
+        assert fault is not None, "it can be carried out"
+        if fault not in HTTP_FAULTS:
+            self.give_up(fault, mapped.status, mapped.why)
+            return
+        self.fault = fault
+        self.done = self.deaf = True
+        self.ended = mapped.status
+        ending = Ending(mapped.status, mapped.why)
+        self.translation.turn_away(ending, fault, self.head.path, self.trace, mapped.allow)
+
+    def _cut(self, fault: Fault) -> None:
+        self.down.send(End(self.stream, grpc_trailers(fault)) if self._at_rest else Reset(self.stream, fault))

@@ -22,10 +22,12 @@ from flui.model.fault import Fault
 from flui.model.fields import Field, field
 from flui.model.grpc import CALL
 from flui.model.resilience import IDEMPOTENT, NORMAL, PRIORITY_NAMES, Panic
-from flui.model.topology import APP, SELF_ROUTE, Cluster, Route
+from flui.model.topology import APP, SELF_ROUTE, Cluster, Protocol, Route
 from flui.policy.base import Policy, Verdict
 from flui.routing.table import Table
-from flui.translate.schema import NO_SCHEMA, Schema
+from flui.translate.cors import Pages
+from flui.translate.dialects import Dialects
+from flui.translate.rest import NO_ROUTES, RestRoutes
 
 INBOUND: Final = "inbound"
 SELF_HOST: Final = b"flui-health"
@@ -56,9 +58,11 @@ class Snapshot:
         "app_table",
         "clusters",
         "config",
+        "dialects",
         "epoch",
         "flows",
         "identity",
+        "pages",
         "peers",
         "policy",
         "schema",
@@ -66,7 +70,7 @@ class Snapshot:
         "version",
     )
 
-    def __init__(self, config: Sidecar, policy: Policy, identity: str, version: int, schema: Schema = NO_SCHEMA) -> None:
+    def __init__(self, config: Sidecar, policy: Policy, identity: str, version: int, routes: RestRoutes = NO_ROUTES) -> None:
         """Compiles a snapshot.
 
         Args:
@@ -74,13 +78,12 @@ class Snapshot:
             policy: Compiled policy; one that denies everything when there is none.
             identity: SPIFFE ID of this sidecar: the principal of what its module sends.
             version: Number of this snapshot, for logs.
-            schema: What our own module serves, as far as it is known.
+            routes: What the module serves, as far as anybody knows, and the ways of REST to it.
         """
         self.config = config
         self.policy = policy
         self.identity = identity
         self.version = version
-        self.schema = schema
         self.clusters: dict[str, Cluster] = {cluster.name: cluster for cluster in config.clusters}
         self.table = Table(config.routes, self.clusters)
         self.app_table = Table(config.app_routes, {})
@@ -92,6 +95,12 @@ class Snapshot:
         self.flows: dict[Facts, Decision] = {}
         self.epoch = next(_EPOCHS)
         """Tells its decisions from those of other snapshots."""
+        self.schema = routes.schema
+        app = self.clusters.get(APP)
+        self.dialects = Dialects(routes, config.limits, self.epoch) if app is not None and app.protocol is Protocol.HTTP2 else None
+        """What may be said to a module that speaks gRPC; None: it does not."""
+        self.pages = Pages(config.api.cors) if config.api.cors is not None else None
+        """Which pages may call the module from a browser; None: none of another site."""
         self._limit = config.limits.flows
         self._listeners = {listener.name: listener for listener in config.listeners}
 
@@ -120,6 +129,10 @@ class Snapshot:
         if len(self.flows) >= self._limit:
             self.flows.clear()
         self.flows[facts] = decision
+
+    def beforehand(self, listener: str, principal: str) -> Decision:
+        """What was decided for a browser that asks what it may send: it is told by the sidecar, and policy is not asked."""
+        return _decision(self, Reply(Fault.NO_ROUTE), Why(listener, self.config.service, "-", "asked beforehand (CORS)", principal))
 
     def keeps_forwarded(self, listener: str, principal: str) -> bool:
         """Whether the caller is an allow-listed hop (threats E1)."""

@@ -16,7 +16,7 @@ from math import ceil
 from typing import Final, Protocol
 
 from flui.codecs.base import Events
-from flui.codecs.grpc import grpc_answer
+from flui.codecs.grpc import grpc_answer, type_of
 from flui.codecs.validate import connection_options
 from flui.model.decision import Decision, Forward
 from flui.model.events import Credit, Data, End, Event, RequestHead, Reset, ResponseHead
@@ -187,6 +187,11 @@ class Splice:
         kept.append(event)
 
     @property
+    def may_pause(self) -> bool:
+        """Between two pieces of the request there may be any time."""
+        return False
+
+    @property
     def can_repeat(self) -> bool:
         """Everything that the caller has sent so far is still here."""
         return self._kept is not None or not self.head.length
@@ -207,11 +212,15 @@ class Splice:
 
         It shares the original's head and body; its answer goes nowhere. Only when the original is over.
         """
-        copy = type(self)(self.down, self.head, self.decision, now, self.trace, self._origin)
+        copy = self._twin(now)
         copy.minted = self.minted
         for event in self.kept():
             copy.from_down(event)
         return copy
+
+    def _twin(self, now: float) -> Splice:
+        """The same request, of which nothing was said yet."""
+        return type(self)(self.down, self.head, self.decision, now, self.trace, self._origin)
 
     def attach(self, up: Events, now: float) -> None:
         """An upstream connection is there: the request goes out, with everything that waited."""
@@ -442,10 +451,10 @@ def clean(head: ResponseHead) -> None:
 
 
 def answer_call(
-    down: Events, stream: int, fault: Fault, status: Status | None = None, retry_after_s: int = 0, *, said: bool = False
+    down: Events, stream: int, head: RequestHead, fault: Fault, status: Status | None = None, retry_after_s: int = 0, *, said: bool = False
 ) -> None:
     """Answers a gRPC call in gRPC's dialect: HTTP 200, and a head that is all there is (Trailers-Only), over HTTP/1.1 too."""
-    http, fields = grpc_answer(fault, status=status, retry_after_s=retry_after_s)
+    http, fields = grpc_answer(fault, status=status, retry_after_s=retry_after_s, kind=type_of(head))
     if said:
         fields.append(field(REFUSAL, fault.value.encode()))
     down.send(ResponseHead(stream, http, fields, 0))
@@ -453,9 +462,18 @@ def answer_call(
 
 
 def answer(
-    down: Events, stream: int, fault: Fault, path: bytes, trace: bytes, status: int = 0, retry_after_s: int = 0, *, said: bool = False
+    down: Events,
+    stream: int,
+    fault: Fault,
+    path: bytes,
+    trace: bytes,
+    status: int = 0,
+    retry_after_s: int = 0,
+    *,
+    said: bool = False,
+    more: list[Field] | None = None,
 ) -> int:
-    """Answers a request with a problem document (RFC 9457) that names the request and never the inside.
+    """Answers a request with a problem document (RFC 9457) that names the request and never the inside; `more` are further fields.
 
     Returns:
         Octets of its body.
@@ -474,6 +492,8 @@ def answer(
     name = fault.value.encode()
     body = b'{"type":"about:blank","title":"%b","status":%d,"code":"%b"%b%b}\n' % (title.encode(), status, name, instance, trace_id)
     fields = [_PROBLEM, _NO_STORE, field(b"content-length", b"%d" % len(body))]
+    if more:
+        fields += more
     if said:
         fields.append(field(REFUSAL, name))
     after = retry_after_s or dialect.retry_after_s

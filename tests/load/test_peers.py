@@ -21,12 +21,13 @@ import h2.connection
 import h2.events
 import pytest
 import yaml
+from google.protobuf import descriptor_pb2, json_format, message_factory
 from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from load.peers import calls, certificates, envoy, haproxy, ours, report, wrk
+from load.peers import calls, certificates, dialects, envoy, haproxy, ours, report, wrk
 from load.peers.account import cpu_ns, maps_library_of, resident_octets, tree
 from load.peers.cases import CASES
 from load.peers.figures import COMPILED, HAPROXY, LIMITS, PURE, REFERENCE, Run, cpu, judge, ratio, spread
@@ -82,12 +83,20 @@ class TestCalls:
         with pytest.raises(wrk.LoadError):
             calls.parse(said)
 
-    @pytest.mark.parametrize("kind", [calls.GET, calls.UNARY, calls.BIDI])
-    def test_a_request_has_eight_lower_case_fields_with_its_authority_and_one_of_them_varies(self, kind: str) -> None:
-        names = [field.partition(":")[0] for field in calls.fields(kind)]
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            (calls.GET,),
+            (calls.UNARY,),
+            (calls.BIDI,),
+            *((calls.SEND, name) for name in (dialects.GRPC_WEB, dialects.CONNECT, dialects.JSON)),
+        ],
+    )
+    def test_a_request_has_eight_lower_case_fields_with_its_authority_and_one_of_them_varies(self, kind: tuple[str, ...]) -> None:
+        names = [field.partition(":")[0] for field in calls.fields(*kind)]
         assert len({*names, ":authority"}) == 8
         assert [name.lower() for name in names] == names
-        assert [field for field in calls.fields(kind) if field.endswith(": *")] == ["flui-key: *"]
+        assert [field for field in calls.fields(*kind) if field.endswith(": *")] == ["flui-key: *"]
 
 
 class TestFigures:
@@ -142,11 +151,45 @@ class TestVerdicts:
     def test_a_case_that_was_not_asked_for_is_not_judged(self) -> None:
         assert judge({}, frozenset()) == []
 
+    def test_what_a_dialect_costs_is_compared_with_our_own_grpc(self) -> None:
+        dear, cheap = {PURE: [run(121), run(118)]}, {PURE: [run(100), run(100)]}
+        judged = {v.limit.contender: v for v in judge({"grpcweb": dear, "grpcmtls": cheap}, frozenset({COMPILED}))}
+        measured = judged[PURE].measured
+        assert judged[PURE].holds
+        assert measured is not None
+        assert measured.low == pytest.approx(1.18)
+        assert measured.high == pytest.approx(1.21)
+        assert judge({"grpcweb": dear}, frozenset()) == []
+
     def test_every_limit_names_a_case_that_exists(self) -> None:
-        assert {limit.case for limit in LIMITS} == {case.name for case in CASES} - {"fresh"}, "which is shown, and promises nothing"
+        assert {limit.case for limit in LIMITS} == {case.name for case in CASES} - {"fresh", "grpcmtls"}, (
+            "which are shown, and promise nothing"
+        )
+
+
+class TestDialects:
+    def test_the_order_is_the_same_in_all_of_them(self, tmp_path: Path) -> None:
+        """The protobuf library, with the descriptors that everyone is given, reads what is written by hand."""
+        shop = dialects.make(tmp_path / "shop")
+        files = descriptor_pb2.FileDescriptorSet.FromString(shop.descriptors.read_bytes())
+        order = message_factory.GetMessages(files.file)["shop.Order"]()
+        order.ParseFromString(shop.bare.read_bytes())
+        assert json_format.MessageToDict(order) == dialects.ORDER == json.loads(shop.text.read_text())
+        assert shop.framed.read_bytes() == b"\0\0\0\0" + bytes([len(shop.bare.read_bytes())]) + shop.bare.read_bytes()
 
 
 class TestEnvoy:
+    @pytest.mark.parametrize(
+        ("dialect", "named"),
+        [(dialects.JSON, "grpc_json_transcoder"), (dialects.GRPC_WEB, "grpc_web"), (dialects.CONNECT, "connect_grpc_bridge")],
+    )
+    def test_a_translation_stands_between_policy_and_router(self, tmp_path: Path, dialect: str, named: str) -> None:
+        text = envoy.config(Hop(1, 2, dialect=dialect, descriptors=tmp_path / "shop.binpb"), certificates.Identities(tmp_path))
+        listener = json.loads(text)["static_resources"]["listeners"][0]
+        filters = [each["name"] for each in listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]]
+        assert filters == [f"envoy.filters.http.{name}" for name in ("rbac", named, "router")]
+        assert ("shop.binpb" in text) == (dialect == dialects.JSON)
+
     def test_it_has_as_many_rules_as_we_have(self, tmp_path: Path) -> None:
         text = envoy.config(Hop(1, 2), certificates.Identities(tmp_path))
         manager = json.loads(text)["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
@@ -332,10 +375,11 @@ def read_answer(answers: BinaryIO) -> int:
 
 
 @contextlib.contextmanager
-def h2_backend(folder: Path) -> Iterator[int]:
+def h2_backend(folder: Path, *answer: Path) -> Iterator[int]:
     port = free_port()
     with Processes(folder) as processes:
-        processes.start("h2backend", [build("h2backend.c", folder, "-Wextra", "-Werror"), str(port)], min(os.sched_getaffinity(0)), [port])
+        argv = [build("h2backend.c", folder, "-Wextra", "-Werror"), str(port), *map(str, answer)]
+        processes.start("h2backend", argv, min(os.sched_getaffinity(0)), [port])
         yield port
 
 
@@ -385,6 +429,15 @@ class TestH2Backend:
             assert b"".join(octets for kind, octets in echo if kind == "data") == b"one" + b"two" * 5000
             assert echo[-1] == ("fields", {"grpc-status": "0"})
 
+    def test_with_a_file_every_call_gets_what_it_holds(self, tmp_path: Path) -> None:
+        answer = tmp_path / "answer"
+        answer.write_bytes(b"four")
+        with h2_backend(tmp_path, answer) as port:
+            call, request = self.conversation(port, (b"POST", [b"one", b"two" * 5000]), (b"GET", []))
+        assert [octets for kind, octets in call if kind == "data"] == [b"four"]
+        assert call[-1] == ("fields", {"grpc-status": "0"})
+        assert request[1:] == [("data", b"x" * 1024)]
+
     def test_what_a_window_does_not_admit_waits(self, tmp_path: Path) -> None:
         """300 answers of 1 KiB are five times the window of a connection (RFC 9113, 6.9.2)."""
         with h2_backend(tmp_path) as port:
@@ -406,6 +459,21 @@ class TestCallsProgram:
         assert outcome.errors == 0
         assert outcome.requests > 1000
         assert 0 < outcome.p50_ms <= outcome.p99_ms
+
+    def send(self, folder: Path, port: int, dialect: str, shop: dialects.Shop) -> wrk.Outcome:
+        program = build("calls.c", folder, "-Wextra", "-Werror", *CALLS_NEEDS)
+        load = calls.Calls(port, calls.SEND, connections=2, streams=8, client=None, dialect=dialect, shop=shop)
+        return calls.run(program, load, certificates.Identities(folder), 1, min(os.sched_getaffinity(0)))
+
+    def test_an_answer_in_another_dialect_is_compared_octet_by_octet(self, tmp_path: Path) -> None:
+        """The module itself echoes, which is right for Connect; gRPC-Web wants trailers behind it, and JSON is no protobuf."""
+        shop = dialects.make(tmp_path / "shop")
+        with h2_backend(tmp_path) as port:
+            assert self.send(tmp_path, port, dialects.CONNECT, shop).errors == 0
+            with pytest.raises(wrk.LoadError, match=r"(?s)104 octets.*too many errors"):
+                self.send(tmp_path, port, dialects.GRPC_WEB, shop)
+        with h2_backend(tmp_path, shop.framed) as port, pytest.raises(wrk.LoadError, match=r"(?s)104 octets.*too many errors"):
+            self.send(tmp_path, port, dialects.JSON, shop)
 
     @pytest.mark.parametrize("kind", [calls.UNARY, calls.BIDI])
     def test_a_refusal_is_no_answer(self, tmp_path: Path, kind: str) -> None:

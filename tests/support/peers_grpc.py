@@ -5,6 +5,9 @@
     interop server    the other side of them: grpc-go's service under a `main` of ours, which listens where it is told
     grpcurl           gRPC from a command line
     ghz               gRPC load
+    connectconformance  asks a server 1,980 questions about Connect, gRPC and gRPC-Web
+    referenceserver   the other side of them: Connect's own server, which speaks all three
+    grpcserver        the same service by grpc-go, which speaks gRPC alone
 
 Needs Go on PATH and, the first time, the way to its modules; then nothing. What is missing is one line: see `missing`.
 """
@@ -16,6 +19,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +59,11 @@ INTEROP_CLIENT = Peer("interop-client", "google.golang.org/grpc", "v1.79.3", "in
 INTEROP_SERVER = Peer("interop-server", "google.golang.org/grpc", "v1.79.3", source="interop_server.go")
 GRPCURL = Peer("grpcurl", "github.com/fullstorydev/grpcurl", "v1.9.4", "cmd/grpcurl")
 GHZ = Peer("ghz", "github.com/bojand/ghz", "v0.93.0", "cmd/ghz")
+CONNECT_CONFORMANCE = Peer("connectconformance", "connectrpc.com/conformance", "v1.0.5", "cmd/connectconformance")
+CONNECT_SERVER = Peer("referenceserver", "connectrpc.com/conformance", "v1.0.5", "cmd/referenceserver")
+CONNECT_GRPC_SERVER = Peer("connect-grpcserver", "connectrpc.com/conformance", "v1.0.5", "cmd/grpcserver")
 
-PEERS = (H2SPEC, INTEROP_CLIENT, INTEROP_SERVER, GRPCURL, GHZ)
+PEERS = (H2SPEC, INTEROP_CLIENT, INTEROP_SERVER, GRPCURL, GHZ, CONNECT_CONFORMANCE, CONNECT_SERVER, CONNECT_GRPC_SERVER)
 
 
 def missing(peer: Peer) -> str:
@@ -143,3 +150,37 @@ def grpcurl() -> Path:
 def ghz() -> Path:
     """A gRPC load maker: `ghz --insecure --proto FILE --call pkg.Service.Method -d JSON -n N -c N HOST:PORT`."""
     return built(GHZ)
+
+
+def connect_conformance() -> Path:
+    """The Connect conformance suite: `connectconformance --conf FILE --mode server -- PROGRAM`, status 0 when nothing failed unexpectedly."""
+    return built(CONNECT_CONFORMANCE)
+
+
+def connect_server() -> Path:
+    """The suite's own server: `-port 0`, told what to be on stdin (`connect_behind.py` says how)."""
+    return built(CONNECT_SERVER)
+
+
+def connect_grpc_server() -> Path:
+    """The same service by grpc-go, in the same words."""
+    return built(CONNECT_GRPC_SERVER)
+
+
+def connect_descriptors() -> Path:
+    """What that server serves: a descriptor set, compiled once from the protos that came with its source.
+
+    Raises:
+        PeerMissing: Neither the set nor its source is here.
+    """
+    peer = CONNECT_SERVER
+    path = FOLDER / f"{peer.name}-{peer.version}.binpb"
+    protos = CACHE / "go-mod" / f"{peer.module}@{peer.version}" / "proto"
+    if not path.exists():
+        if not protos.is_dir():
+            raise PeerMissing(f"{protos} is gone: remove {peer.binary} to have both again")
+        fresh = path.with_suffix(".fresh")
+        compiler = [sys.executable, "-m", "grpc_tools.protoc", f"-I{protos}", "--include_imports", f"--descriptor_set_out={fresh}"]
+        subprocess.run([*compiler, "connectrpc/conformance/v1/service.proto"], check=True, timeout=60)
+        fresh.replace(path)
+    return path

@@ -101,7 +101,7 @@ class Reflected(grpc.GenericRpcHandler):
 
     def becomes(self, files: Sequence[File]) -> None:
         """Serves something else from now on, on the connections that there are."""
-        pool = descriptor_pool.DescriptorPool()
+        self.pool = pool = descriptor_pool.DescriptorPool()
         for each in files:
             pool.Add(each)
         self.services = [f"{each.package}.{service.name}".removeprefix(".") for each in files for service in each.service]

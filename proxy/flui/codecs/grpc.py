@@ -186,12 +186,29 @@ def grpc_trailers(fault: Fault, message: str = "", status: Status | None = None,
     return lines
 
 
-def grpc_answer(fault: Fault, message: str = "", status: Status | None = None, retry_after_s: int = 0) -> tuple[int, list[Field]]:
+def type_of(head: RequestHead) -> Field:
+    """The content-type of an answer of ours to a call: the caller's own, for a caller of `+json` takes nothing else for an answer to it."""
+    for line in head.special:
+        if line.kind == GRPC_TYPE:
+            return line
+    return CONTENT_TYPE_GRPC
+
+
+def grpc_answer(
+    fault: Fault, message: str = "", status: Status | None = None, retry_after_s: int = 0, kind: Field = CONTENT_TYPE_GRPC
+) -> tuple[int, list[Field]]:
     """Status and fields of the head that refuses a call: an answer without body or trailers (Trailers-Only, END_STREAM on its HEADERS).
 
     The status is 200: gRPC's own says what happened, and a caller that reads the HTTP status would read another one.
+
+    Args:
+        fault: See `grpc_trailers`, as of what follows.
+        message: What the caller is told.
+        status: In place of the fault's own.
+        retry_after_s: When to come back.
+        kind: Its content-type; see `type_of`.
     """
-    return 200, [CONTENT_TYPE_GRPC, *grpc_trailers(fault, message, status, retry_after_s)]
+    return 200, [kind, *grpc_trailers(fault, message, status, retry_after_s)]
 
 
 def pushback(value: bytes) -> float | None:

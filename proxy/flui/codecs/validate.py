@@ -151,13 +151,13 @@ def validate(head: RequestHead) -> Fault | None:
         head.fields = [field for field in head.fields if field.kind != TRACE_STATE]
     if local:
         head.fields = [field for field in head.fields if field.kind <= KEPT and field.name not in options]
-    if head.grpc and not _is_call_sound(head):
+    if head.grpc and not is_call_sound(head):
         return Fault.MALFORMED
     head.vetted = True
     return None
 
 
-def _is_call_sound(head: RequestHead) -> bool:
+def is_call_sound(head: RequestHead) -> bool:
     """Picks up what gRPC says of a call, and takes out of it what is said anew or nobody may say (`codecs.grpc`, threats F5)."""
     fields = metadata(head.fields)
     if fields is None:

@@ -6,19 +6,23 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, cast
 
+from flui.call import TranslatedCall
 from flui.codecs.grpc import is_call
 from flui.codecs.http1 import Http1Server
 from flui.codecs.http2 import PREFACE, Http2Server
+from flui.codecs.http2.fields import request_again
 from flui.codecs.validate import validate
 from flui.decide import decide
+from flui.downstream import translated
 from flui.downstream.exchange import Exchange
 from flui.identity.svid import SvidError
 from flui.model.decision import Reply
-from flui.model.events import RequestHead, Reset
+from flui.model.events import UNKNOWN, RequestHead, Reset, ResponseHead
 from flui.model.fault import Fault
-from flui.model.fields import Field, field
+from flui.model.fields import EXPECT, Field, field
 from flui.model.identity import ANONYMOUS
 from flui.splice import answer, answer_call
+from flui.translate.base import Mapped
 from flui.transport.alarm import Alarm
 from flui.transport.inbox import INBOX, WRITE_HIGH_OCTETS
 from flui.transport.tls import HTTP2, Peer
@@ -273,6 +277,24 @@ class Downstream(asyncio.BufferedProtocol):
         self._used = True
         relay = self.relay
         snapshot = relay.snapshot
+        spoken: Mapped | None = None
+        shown: list[Field] | None = None
+        if self._gate.translates and not head.grpc:
+            spoken = translated.spoken(head, snapshot)
+            pages = snapshot.pages
+            if pages is not None:
+                told = pages.beforehand(head)
+                if told is not None:
+                    splice = translated.told(self.codec, head, told, snapshot.beforehand(self._gate.listener.name, self.principal), now)
+                    self._gate.recorder.exchange(splice, now, self._tls_s)
+                    self._tls_s = 0.0
+                    return None
+                shown = pages.shown(head)
+        expects = b""
+        length = head.length
+        if spoken is not None:
+            expects = b"100-continue" if any(line.kind == EXPECT for line in head.special) else b""
+            head = request_again(spoken.head, head.stream, UNKNOWN)
         decide_s = 0.0
         decision = head.decided
         if decision is None or decision.epoch != snapshot.epoch:
@@ -289,15 +311,20 @@ class Downstream(asyncio.BufferedProtocol):
             relay.hits += 1
         head.decided = decision
         trace = relay.traced(head.trace, now) if relay.traces or not head.trace else b""
-        exchange = Exchange(self, head, decision, now, trace, self._origin)
-        exchange.splice.decide_s = decide_s
+        splice = translated.splice_of(self.codec, head, decision, spoken, shown, length, now, trace, self._origin, relay.limits)
+        splice.decide_s = decide_s
+        exchange = Exchange(self, splice, now)
         self._exchanges[head.stream] = exchange
         if relay.draining:
             self.codec.last()
         action = decision.action
         if isinstance(action, Reply):
-            exchange.splice.fail(action.fault)
+            splice.fail(action.fault)
+        elif spoken is not None and spoken.fault is not None and isinstance(splice, TranslatedCall):
+            splice.turn_away(spoken)
         else:
+            if expects:
+                self.codec.send(ResponseHead(head.stream, 100, [], 0))  # it is asked of us here: gRPC has no such thing
             look_at = exchange.start(action, now)
             if look_at < self._alarm.rings_at:
                 self._alarm.by(look_at, now)
@@ -308,7 +335,7 @@ class Downstream(asyncio.BufferedProtocol):
         octets = 0
         if fault is not Fault.CALLER_GONE:
             if head is not None and is_call(head):
-                answer_call(self.codec, stream, fault)
+                answer_call(self.codec, stream, head, fault)
             else:
                 octets = answer(self.codec, stream, fault, b"", b"")
         else:

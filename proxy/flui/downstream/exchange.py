@@ -13,14 +13,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from flui.call import Call
 from flui.codecs.grpc import answered
 from flui.downstream.hedge import Hedge
 from flui.downstream.selfhealth import SelfHealth
-from flui.model.decision import Decision, Forward
-from flui.model.events import RequestHead, Reset, ResponseHead
+from flui.model.decision import Forward
+from flui.model.events import Reset, ResponseHead
 from flui.model.fault import ENDPOINT_FAULTS, SHED_NAMES, UNSENT_NAMES, Fault
-from flui.model.fields import Field
 from flui.model.topology import SELF
 from flui.resilience.retry import NO_OTHER, asked_pause, verdict
 from flui.routing.key import hash_key
@@ -62,13 +60,9 @@ class Exchange:
         "up",
     )
 
-    def __init__(self, down: Downstream, head: RequestHead, decision: Decision, now: float, trace: bytes, origin: Field | None) -> None:
+    def __init__(self, down: Downstream, splice: Splice, now: float) -> None:
         self.down = down
-        self.splice = (
-            Call(down.codec, head, decision, now, trace, origin, down.relay.limits.grpc_message_octets)
-            if head.grpc
-            else Splice(down.codec, head, decision, now, trace, origin)
-        )
+        self.splice = splice
         self.up: Upstream | None = None
         self.active_at = now
         """When either side last said something."""
@@ -375,7 +369,7 @@ class Exchange:
         look = min(self.deadline, self.active_at + forward.idle_timeout_s if forward.idle_timeout_s else _NEVER)
         if forward.special and not splice.status:
             look = min(look, self._try_due(forward, now))
-        if not (splice.request_ended or splice.head.grpc):  # between two messages of a call there may be any time
+        if not (splice.request_ended or splice.may_pause):
             since = now - self._body_checked_at
             body_idle_s = relay.timeouts.body_idle_s
             if since >= body_idle_s:

@@ -10,7 +10,7 @@ from math import ceil
 from random import Random
 
 from flui.codecs.http2.bounds import MESH, MODULE
-from flui.decide import Snapshot
+from flui.decide import INBOUND, Snapshot
 from flui.downstream.connection import Downstream
 from flui.downstream.extras import Extras
 from flui.downstream.sources import Sources
@@ -152,13 +152,15 @@ class Relay:
 class Gate:
     """One listener at work."""
 
-    __slots__ = ("_bounds_met", "bounds", "connections", "listener", "recorder", "relay", "sources")
+    __slots__ = ("_bounds_met", "bounds", "connections", "listener", "recorder", "relay", "sources", "translates")
 
     def __init__(self, relay: Relay, listener: Listener) -> None:
         self.relay = relay
         self.listener = listener
         self.recorder = relay.recorder
         self.connections: set[Downstream] = set()
+        self.translates = listener.name == INBOUND
+        """What comes here goes to our module, whose language we know."""
         self.sources = Sources()
         window = relay.limits.stream_window_octets
         # Who calls here has an identity, or is our own module, and speaks for many: one that is held back must not hold back others.

@@ -18,6 +18,7 @@ from typing import Final, final
 from flui.model.decision import Decision
 from flui.model.fault import Fault
 from flui.model.fields import TRACE, Field
+from flui.model.spoken import Spoken
 
 UNKNOWN: Final = -1
 """`length` of a body whose size is not known before its end."""
@@ -48,6 +49,7 @@ class RequestHead:
         "repeatable",
         "scheme",
         "special",
+        "spoken",
         "stream",
         "trace",
         "vetted",
@@ -96,6 +98,8 @@ class RequestHead:
         """What was decided when this very head was said before on its connection."""
         self.grpc = False
         """It is a gRPC call: a POST with gRPC's content-type. Set by the validator."""
+        self.spoken: Spoken | None = None
+        """The call that it means in another dialect, once somebody has found that out."""
 
     # Found by the validator in its one pass over the fields; not there before.
     host: bytes
@@ -131,6 +135,8 @@ class RequestHead:
         if self.http1:  # with the end of the line before it, which no value can hold
             self.http1 = self.http1.replace(b"\r\ntraceparent: %b\r\n" % self.trace, b"\r\n" + wire, 1)
         self.trace = traceparent
+        if self.spoken is not None:
+            self.spoken.head.retrace(traceparent)
         self.decided = None  # a route may ask for this field, too
 
     def __repr__(self) -> str:

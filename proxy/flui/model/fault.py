@@ -39,6 +39,10 @@ class Fault(Enum):
     UNSUPPORTED_VERSION = "unsupported_version"
     UPGRADE_REFUSED = "upgrade_refused"
     METHOD_REFUSED = "method_refused"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    """The path is there, for other methods."""
+    UNSUPPORTED_TYPE = "unsupported_type"
+    """The body is of a kind that nobody here reads."""
     REQUEST_TIMEOUT = "request_timeout"
     CALLER_GONE = "caller_gone"
     # what was decided
@@ -76,6 +80,8 @@ DIALECTS: Final[dict[Fault, Dialects]] = {
     Fault.UNSUPPORTED_VERSION: Dialects(505, "HTTP Version Not Supported", 12, 1, 0x110, 1002),
     Fault.UPGRADE_REFUSED: Dialects(501, "Not Implemented", 12, 8, 0x10C, 1003),
     Fault.METHOD_REFUSED: Dialects(501, "Not Implemented", 12, 8, 0x10C, 1003),
+    Fault.METHOD_NOT_ALLOWED: Dialects(405, "Method Not Allowed", 12, 8, 0x10C, 1003),
+    Fault.UNSUPPORTED_TYPE: Dialects(415, "Unsupported Media Type", 3, 8, 0x10C, 1003),
     Fault.REQUEST_TIMEOUT: Dialects(408, "Request Timeout", 4, 8, 0x10C, 1001),
     Fault.CALLER_GONE: Dialects(499, "Client Closed Request", 1, 8, 0x10C, 1001),
     Fault.DENIED: Dialects(403, "Forbidden", 7, 8, 0x10C, 1008),

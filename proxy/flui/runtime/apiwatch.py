@@ -31,7 +31,7 @@ from flui.runtime import apifile
 from flui.telemetry.families import API_REFRESHES
 from flui.telemetry.journal import Journal
 from flui.telemetry.meters import Meters
-from flui.translate.rest import RestRoutes
+from flui.translate.rest import NO_ROUTES, RestRoutes
 from flui.translate.schema import NO_SCHEMA, Schema
 from flui.transport.changes import changes
 from flui.transport.tasks import TaskSet
@@ -59,7 +59,6 @@ FIRST_S: Final = 2.0
 
 _POLL_S: Final = 2.0
 _LIMITS: Final = Limits()
-_NO_ROUTES: Final = RestRoutes(NO_SCHEMA)
 _SHOWN: Final = 20
 """Services that a line of the journal names."""
 
@@ -111,7 +110,7 @@ class ApiWatch:
         self._heard = False
         """Asking has led to something, if only to the knowledge that there is nothing."""
         self._begun_at = time.monotonic()
-        self.routes: RestRoutes = _NO_ROUTES
+        self.routes: RestRoutes = NO_ROUTES
         """What the module serves, and the REST routes that it has by it."""
         self.why = ""
         """Why no more is known than is known; empty: all is well."""
@@ -183,7 +182,7 @@ class ApiWatch:
         if before == self._source():
             return
         if self.is_off:
-            self.routes = _NO_ROUTES
+            self.routes = NO_ROUTES
         self.why = self._said = self._wrong = ""
         self._seen = b""
         self._restart()

@@ -208,7 +208,7 @@ class Running:
         self._generation += 1
         domain = self.credentials.trust_domain if self.credentials is not None else _PLAIN_DOMAIN
         identity = self.credentials.principal.name if self.credentials is not None else f"spiffe://{domain}/{self.config.service}"
-        return Snapshot(resolve(self.config, domain), self.policy, identity, self._generation, self.api.schema)
+        return Snapshot(resolve(self.config, domain), self.policy, identity, self._generation, self.api.routes)
 
     @property
     def addresses(self) -> dict[str, Address]:

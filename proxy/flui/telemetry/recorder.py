@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from flui.call import Call
+from flui.call import Call, TranslatedCall
 from flui.model.config import AccessLogging
 from flui.model.decision import Why
 from flui.model.events import RequestHead
@@ -69,6 +69,8 @@ class Recorder:
             said = splice.outcome()
             self.meters.count(GRPC_CALLS, *decision.labels[:3], said.name)
             fixed_text += b'"grpc_status":"%b",' % said.name.encode()
+            if isinstance(splice, TranslatedCall):
+                fixed_text += b'"dialect":"%b",' % splice.dialect.value.encode()
         self.meters.exchange(decision.labels, status, now - begun, splice.octets_in, splice.octets_out)
         if fault is not None:
             self.meters.count(FAULTS, decision.labels[0], fault.value)

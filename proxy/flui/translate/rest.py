@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from flui.translate.schema import HttpRule, Method, Schema
+from flui.translate.schema import NO_SCHEMA, HttpRule, Method, Schema
 from flui.translate.template import RuleError, Segment, decoded, split
 from flui.translate.ways import Way, default_way
 
@@ -220,3 +220,7 @@ def _gather(node: _Node, parts: list[bytes], at: int, label: bytes, found: set[b
         if node.any is not None and part:
             _gather(node.any, parts, at + 1, label, found)
     found.update(node.below.get(label, ()))
+
+
+NO_ROUTES: Final = RestRoutes(NO_SCHEMA)
+"""Of a module of which nothing is known."""

@@ -265,6 +265,7 @@ def request_again(first: RequestHead, stream: int, length: int) -> RequestHead:
     if first.vetted:
         head.vetted = True
         head.decided = first.decided
+        head.spoken = first.spoken
         head.grpc = first.grpc
         head.http1 = first.http1
         head.host = first.host

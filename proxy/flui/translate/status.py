@@ -1,0 +1,231 @@
+"""How a call ended, in every dialect, by one table.
+
+gRPC status   ◀──▶   Connect code   ──▶   HTTP status   (google.rpc.Code; Connect, Error Codes: the same numbers)
+grpc-status-details-bin (google.rpc.Status)   ──▶   details of a Connect error, or of a Status in JSON
+trailing metadata   ──▶   `trailer-` fields, the end of a stream, the frame of trailers
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+from math import ceil
+from typing import Final
+
+from flui.codecs.grpc import binary_values, pushback
+from flui.model.fields import Field, field
+from flui.model.grpc import STATUSES, Status, message_text, status_said
+
+CONNECT_CODES: Final = tuple(status.name.lower() if status is not Status.CANCELLED else "canceled" for status in Status)
+"""By the number of the gRPC status; `OK` has none and is never asked for."""
+
+_STATUS: Final = frozenset((b"grpc-status", b"grpc-message", b"grpc-status-details-bin"))
+_RESERVED: Final = b"grpc-"
+
+
+class Detail:
+    """A `google.protobuf.Any` among the details of an error."""
+
+    __slots__ = ("url", "value")
+
+    def __init__(self, url: str, value: bytes) -> None:
+        self.url = url
+        self.value = value
+
+    @property
+    def name(self) -> str:
+        """Full name of the message."""
+        return self.url.rpartition("/")[2]
+
+
+class Ending:
+    """How a call ended."""
+
+    __slots__ = ("details", "message", "metadata", "retry_after_s", "status")
+
+    def __init__(self, status: Status, message: str = "", details: list[Detail] | None = None, metadata: list[Field] | None = None) -> None:
+        self.retry_after_s = 0
+        """When to come back; 0: not said."""
+        self.status = status
+        self.message = message
+        self.details: list[Detail] = details if details is not None else []
+        self.metadata: list[Field] = metadata if metadata is not None else []
+        """Trailing metadata: what else was said at the end."""
+
+
+def ending_of(fields: list[Field]) -> Ending:
+    """The ending that trailers (or a head that is all there is) say; UNKNOWN where they say none.
+
+    A `google.rpc.Status` among them says it best, as gRPC's own libraries have it.
+    """
+    status = Status.UNKNOWN
+    message = ""
+    details: list[Detail] = []
+    metadata: list[Field] = []
+    said: _Said | None = None
+    after_s = 0
+    for line in fields:
+        name = line.name
+        if name == b"grpc-status":
+            status = status_said(line.value)
+        elif name == b"grpc-message":
+            message = message_text(line.value)
+        elif name == b"grpc-status-details-bin":
+            values = binary_values(line.value)
+            said = _said(values[0]) if values else None
+        elif name == b"grpc-retry-pushback-ms":
+            wait_s = pushback(line.value)
+            after_s = ceil(wait_s) if wait_s is not None else 0
+        elif not name.startswith(_RESERVED):
+            metadata.append(line)
+    if said is not None and status is not Status.OK:
+        details = said.details
+        if said.code == status.value:
+            message = said.message
+    ending = Ending(status, message, details, metadata)
+    ending.retry_after_s = after_s
+    return ending
+
+
+class _Said:
+    __slots__ = ("code", "details", "message")
+
+    def __init__(self, code: int, message: str, details: list[Detail]) -> None:
+        self.code = code
+        self.message = message
+        self.details = details
+
+
+def _said(octets: bytes) -> _Said | None:
+    """A `google.rpc.Status`; None when it is none."""
+    try:
+        code = 0
+        message = ""
+        details: list[Detail] = []
+        for number, value in _lines(octets):
+            if number == 1 and isinstance(value, int):
+                code = value
+            elif number == 2 and isinstance(value, bytes):
+                message = value.decode("utf-8", "replace")
+            elif number == 3 and isinstance(value, bytes):
+                url = ""
+                inner = b""
+                for part, held in _lines(value):
+                    if part == 1 and isinstance(held, bytes):
+                        url = held.decode("utf-8", "replace")
+                    elif part == 2 and isinstance(held, bytes):
+                        inner = held
+                details.append(Detail(url, inner))
+    except ValueError:
+        return None
+    return _Said(code, message, details)
+
+
+def _lines(octets: bytes) -> list[tuple[int, int | bytes]]:
+    """Fields of a small message: numbers and runs of octets, which is all that a Status has."""
+    lines: list[tuple[int, int | bytes]] = []
+    at = 0
+    while at < len(octets):
+        tag, at = _varint(octets, at)
+        kind = tag & 7
+        if kind == 0:
+            number, at = _varint(octets, at)
+            lines.append((tag >> 3, number))
+        elif kind == 2:
+            size, at = _varint(octets, at)
+            if at + size > len(octets):
+                raise ValueError
+            lines.append((tag >> 3, octets[at : at + size]))
+            at += size
+        else:
+            at += {1: 8, 5: 4}.get(kind, len(octets) + 1)
+            if at > len(octets):
+                raise ValueError
+    return lines
+
+
+def _varint(octets: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(octets):
+            raise ValueError
+        octet = octets[at]
+        at += 1
+        value |= (octet & 0x7F) << shift
+        if octet < 0x80:
+            return value, at
+    raise ValueError
+
+
+# Connect.
+
+
+def connect_error(ending: Ending) -> bytes:
+    """The error of a unary answer (Connect, Error End-Stream)."""
+    return _json(_connect(ending))
+
+
+def end_of_stream(ending: Ending) -> bytes:
+    """What the last envelope of a Connect stream holds."""
+    said: dict[str, object] = {}
+    if ending.status is not Status.OK:
+        said["error"] = _connect(ending)
+    if ending.metadata:
+        metadata: dict[str, list[str]] = {}
+        for line in ending.metadata:
+            metadata.setdefault(line.name.decode("ascii"), []).append(line.value.decode("latin-1"))
+        said["metadata"] = metadata
+    return _json(said)
+
+
+def _connect(ending: Ending) -> dict[str, object]:
+    said: dict[str, object] = {"code": CONNECT_CODES[ending.status.value]}
+    if ending.message:
+        said["message"] = ending.message
+    if ending.details:
+        said["details"] = [
+            {"type": detail.name, "value": binascii.b2a_base64(detail.value, newline=False).rstrip(b"=").decode()}
+            for detail in ending.details
+        ]
+    return said
+
+
+def trailer_fields(metadata: list[Field]) -> list[Field]:
+    """Trailing metadata as fields of a head (Connect, Unary-Response: `trailer-` in front of each name)."""
+    return [field(b"trailer-" + line.name, line.value) for line in metadata]
+
+
+# JSON of google.rpc.
+
+
+def rpc_status(ending: Ending, details: list[bytes]) -> bytes:
+    """A `google.rpc.Status` in JSON.
+
+    Args:
+        ending: How the call ended.
+        details: JSON of each of its details, in order, as an `Any` has it.
+    """
+    text = b'{"code":%d,"message":%b' % (ending.status.value, _json(ending.message))
+    if details:
+        text += b',"details":[' + b",".join(details) + b"]"
+    return text + b"}"
+
+
+def opaque(detail: Detail) -> bytes:
+    """JSON of a detail of whose type nothing is known: its octets."""
+    return _json({"@type": detail.url, "value": binascii.b2a_base64(detail.value, newline=False).decode()})
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def is_status(name: bytes) -> bool:
+    """Whether a field says how a call ended."""
+    return name in _STATUS
+
+
+__all__ = [
+    "CONNECT_CODES", "STATUSES", "Detail", "Ending", "connect_error", "end_of_stream",
+    "ending_of", "is_status", "opaque", "rpc_status", "trailer_fields",
+]  # fmt: skip
