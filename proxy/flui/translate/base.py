@@ -185,26 +185,31 @@ class Translation:
         self.codec.send(End(self.stream, trailers))
 
 
-class Mapped(Spoken):
-    """A request whose call is known, and how it is translated."""
+class Refused:
+    """Why a request that names its method cannot be carried out. Its caller hears of it only if policy lets it in."""
 
     __slots__ = ("allow", "fault", "status", "why")
 
-    def __init__(self, dialect: Dialect, head: RequestHead, epoch: int) -> None:
-        super().__init__(dialect, head, epoch)
-        self.fault: Fault | None = None
-        """It cannot be carried out, for this; None: it can. The caller hears of it only if policy lets it in."""
-        self.status = Status.INVALID_ARGUMENT
-        self.why = ""
-        """What the caller is told then."""
-        self.allow = b""
-        """Methods that the path has; empty: that is not what is wrong."""
-
-    def refuse(self, fault: Fault, status: Status, why: str) -> None:
-        """It names its method, but cannot be carried out."""
+    def __init__(self, fault: Fault, status: Status, why: str, allow: bytes = b"") -> None:
         self.fault = fault
         self.status = status
         self.why = why
+        """What the caller is told."""
+        self.allow = allow
+        """Methods that the path has; empty: that is not what is wrong."""
+
+
+class Mapped(Spoken):
+    """A request whose call is known, and how it is translated."""
+
+    __slots__ = ("refused",)
+
+    def __init__(self, dialect: Dialect, head: RequestHead, epoch: int) -> None:
+        self.dialect = dialect
+        self.head = head
+        self.epoch = epoch
+        self.refused: Refused | None = None
+        """It cannot be carried out; None: it can."""
 
     def translation(self, codec: Events, stream: int, extra: list[Field] | None, length: int) -> Translation:
         """A translation for one request of these.

@@ -21,7 +21,7 @@ from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import CONTENT_TYPE, Field, classified, field
 from flui.model.grpc import Status, http_of
 from flui.model.spoken import Dialect
-from flui.translate.base import Mapped, Translation
+from flui.translate.base import Mapped, Refused, Translation
 from flui.translate.coding import IDENTITY, is_known
 from flui.translate.formats import PROTO, Format, Rest, details_json
 from flui.translate.heads import Shown, Sifted, call_of, leading, length_line, refusal
@@ -263,9 +263,11 @@ class RestCalls:
         found = RestCall(call, self, method, Rest(bound, head.query, self._schema), coding, lines=lines, events=accepts)
         if not lines and content_type not in _DOCUMENT:
             wanted = "application/json or application/x-ndjson" if method.client_streams else "application/json"
-            found.refuse(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, f"content-type must be {wanted}")
+            found.refused = Refused(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, f"content-type must be {wanted}")
         elif coding and (method.client_streams or method.server_streams or not is_known(coding)):
-            found.refuse(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, "content-encoding is not served here; of single messages gzip is")
+            found.refused = Refused(
+                Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, "of single messages gzip is served, and no other content-encoding"
+            )
         return found
 
     def _unknown(self, head: RequestHead) -> RestCall | None:
@@ -282,8 +284,8 @@ class RestCalls:
             return None
         found = RestCall(call, self, None, PROTO, b"", lines=False, events=False)
         if allowed:
-            found.refuse(Fault.METHOD_NOT_ALLOWED, Status.UNIMPLEMENTED, "the path is there for other methods")
-            found.allow = b", ".join(allowed)
+            allow = b", ".join(allowed)
+            found.refused = Refused(Fault.METHOD_NOT_ALLOWED, Status.UNIMPLEMENTED, "the path is there for other methods", allow)
         else:
-            found.refuse(Fault.NO_ROUTE, Status.UNIMPLEMENTED, "there is no such method")
+            found.refused = Refused(Fault.NO_ROUTE, Status.UNIMPLEMENTED, "there is no such method")
         return found

@@ -120,7 +120,7 @@ class Unary(Translation):
             if self._left < 0:
                 self._ask(b"".join(self._gathered))
             if not self.over:
-                self._splice.heard(End(event.stream))
+                self._splice.heard(event)
         elif not isinstance(event, Credit):
             self._splice.heard(event)
 
@@ -231,12 +231,24 @@ class Unary(Translation):
 
     def say_whole(self, status: int, fields: list[Field], body: bytes, extra: list[Field] | None) -> None:
         """Sends an answer that is complete."""
-        lines = [length_line(len(body))]
+        size = len(body)
+        stream = self.stream
+        head = ResponseHead(stream, status, fields, size)
+        lines = [length_line(size)]
         if extra:
             lines += extra
-        self.say_head(status, fields, len(body), lines)
-        self.say(body)
-        self.say_end()
+        if self._extra is not None:
+            lines += self._extra
+        head.extra = lines
+        splice = self._splice
+        splice.status = status
+        splice.octets_out = self.sent = size
+        self.begun = self.over = True
+        codec = self.codec
+        codec.send(head)
+        if size:
+            codec.send(Data(stream, body))
+        codec.send(End(stream))
 
     def cut(self, reset: Reset) -> None:
         """Nothing was said yet, so that it can still be said how the call ended."""
