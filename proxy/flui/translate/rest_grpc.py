@@ -39,6 +39,7 @@ _FRESH: Final = field(b"cache-control", b"no-cache")
 _NDJSON: Final = frozenset((b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines"))
 _DOCUMENT: Final = frozenset((b"", b"application/json"))
 _EVENT_STREAM: Final = b"text/event-stream"
+_NOT_ONE: Final = "the service did not answer with one message"
 
 
 def _http(fault: Fault | None, status: Status) -> int:
@@ -120,7 +121,11 @@ class RestStream(Stream):
         """A message as the caller is sent it."""
         whole = self._whole
         if whole is not None:
-            whole.append(payload)
+            if whole and self._ending is None:
+                # Nobody would hold back a service that goes on: what it sends is not passed on, so nothing waits for the caller.
+                self._splice.give_up(Fault.UPSTREAM_MALFORMED, Status.UNIMPLEMENTED, _NOT_ONE)
+            else:
+                whole.append(payload)
             return b""
         head = self._first
         if head is not None:
@@ -162,7 +167,7 @@ class RestStream(Stream):
     def _say_single(self, head: ResponseHead | None, ending: Ending) -> None:
         whole = self._whole
         if head is None or not whole or len(whole) > 1:
-            self._say_error(Ending(Status.UNIMPLEMENTED, "the service did not answer with one message"), [])
+            self._say_error(Ending(Status.UNIMPLEMENTED, _NOT_ONE), [])
             return
         length = [field(b"content-length", b"%d" % len(whole[0])), *ending.metadata, *(head.extra or ())]
         self.say_head(200, [_JSON, *leading(head.fields)], len(whole[0]), length)
