@@ -32,6 +32,7 @@ HOT = (
     "upstream/fitness.py",
     "upstream/pool.py",
     "downstream/hedge.py",
+    "downstream/translated.py",
     "downstream/exchange.py",
     "downstream/connection.py",
 )

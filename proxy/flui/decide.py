@@ -25,6 +25,7 @@ from flui.model.resilience import IDEMPOTENT, NORMAL, PRIORITY_NAMES, Panic
 from flui.model.topology import APP, SELF_ROUTE, Cluster, Protocol, Route
 from flui.policy.base import Policy, Verdict
 from flui.routing.table import Table
+from flui.translate.cors import Pages
 from flui.translate.dialects import Dialects
 from flui.translate.rest import NO_ROUTES, RestRoutes
 
@@ -61,6 +62,7 @@ class Snapshot:
         "epoch",
         "flows",
         "identity",
+        "pages",
         "peers",
         "policy",
         "schema",
@@ -97,6 +99,8 @@ class Snapshot:
         app = self.clusters.get(APP)
         self.dialects = Dialects(routes, config.limits, self.epoch) if app is not None and app.protocol is Protocol.HTTP2 else None
         """What may be said to a module that speaks gRPC; None: it does not."""
+        self.pages = Pages(config.api.cors) if config.api.cors is not None else None
+        """Which pages may call the module from a browser; None: none of another site."""
         self._limit = config.limits.flows
         self._listeners = {listener.name: listener for listener in config.listeners}
 
@@ -125,6 +129,10 @@ class Snapshot:
         if len(self.flows) >= self._limit:
             self.flows.clear()
         self.flows[facts] = decision
+
+    def beforehand(self, listener: str, principal: str) -> Decision:
+        """What was decided for a browser that asks what it may send: it is told by the sidecar, and policy is not asked."""
+        return _decision(self, Reply(Fault.NO_ROUTE), Why(listener, self.config.service, "-", "asked beforehand (CORS)", principal))
 
     def keeps_forwarded(self, listener: str, principal: str) -> bool:
         """Whether the caller is an allow-listed hop (threats E1)."""

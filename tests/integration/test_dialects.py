@@ -231,3 +231,40 @@ def test_a_modules_refusal_is_logged_by_its_own_status_in_every_dialect(tmp_path
         assert json.loads(log.read_text())["grpc_status"] == "FAILED_PRECONDITION"
 
     mesh.run(story())
+
+
+def test_a_page_is_told_what_it_may_send_and_reads_what_it_was_answered(tmp_path, served):
+    module, address = served
+    mesh = Mesh(tmp_path)
+    api = f"{{url: 'h2c://{address}', api: {{descriptors: 'off', cors: {{origins: ['http://page.example'], max_age: 5m}}}}}}"
+
+    async def story():
+        stock = await mesh.sidecar("stock", app=api, rules=RULES)
+        asked = "access-control-request-method: POST\r\naccess-control-request-headers: content-type,x-grpc-web\r\n"
+
+        async def beforehand(origin):
+            head = f"OPTIONS /t.T/Echo HTTP/1.1\r\nhost: stock\r\norigin: {origin}\r\n{asked}\r\n"
+            return await mesh.call(stock, head.encode())
+
+        answer = await beforehand("http://page.example")
+        assert (answer.status, answer.get(b"access-control-allow-origin")) == (204, b"http://page.example")
+        assert answer.get(b"access-control-allow-headers") == b"content-type,x-grpc-web"
+        assert answer.get(b"access-control-max-age") == b"300"
+        assert b"POST" in answer.get(b"access-control-allow-methods")
+        assert (await beforehand("http://other.example")).status == 403
+        for kind in ("application/grpc-web+proto", "application/proto"):
+            for path, origin, reads in (
+                ("/t.T/Echo", "http://page.example", b"http://page.example"),
+                ("/t.T/Secret", "http://page.example", b"http://page.example"),
+                ("/t.T/Echo", "http://other.example", None),
+            ):
+                answer = await mesh.call(stock, ask(path, kind, framed(b"hi"), f"origin: {origin}\r\n"))
+                assert (answer.get(b"access-control-allow-origin"), kind) == (reads, kind)
+                if reads:
+                    assert (answer.get(b"access-control-expose-headers"), answer.get(b"vary")) == (b"*", b"origin")
+        assert module.calls == ["/t.T/Echo"] * 4
+        log = stock.folder / "access.log"
+        await until(lambda: log.read_text().count("\n") == 8, "eight lines")
+        assert json.loads(log.read_text().split("\n")[0])["rule"] == "asked beforehand (CORS)"
+
+    mesh.run(story())

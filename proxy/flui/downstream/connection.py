@@ -6,13 +6,14 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, cast
 
-from flui.call import Call, TranslatedCall
+from flui.call import TranslatedCall
 from flui.codecs.grpc import is_call
 from flui.codecs.http1 import Http1Server
 from flui.codecs.http2 import PREFACE, Http2Server
 from flui.codecs.http2.fields import request_again
 from flui.codecs.validate import validate
-from flui.decide import Snapshot, decide
+from flui.decide import decide
+from flui.downstream import translated
 from flui.downstream.exchange import Exchange
 from flui.identity.svid import SvidError
 from flui.model.decision import Reply
@@ -20,7 +21,7 @@ from flui.model.events import UNKNOWN, RequestHead, Reset, ResponseHead
 from flui.model.fault import Fault
 from flui.model.fields import EXPECT, Field, field
 from flui.model.identity import ANONYMOUS
-from flui.splice import Splice, answer, answer_call
+from flui.splice import answer, answer_call
 from flui.translate.base import Mapped
 from flui.transport.alarm import Alarm
 from flui.transport.inbox import INBOX, WRITE_HIGH_OCTETS
@@ -276,7 +277,19 @@ class Downstream(asyncio.BufferedProtocol):
         self._used = True
         relay = self.relay
         snapshot = relay.snapshot
-        spoken = self._spoken(head, snapshot) if self._gate.translates and not head.grpc else None
+        spoken: Mapped | None = None
+        shown: list[Field] | None = None
+        if self._gate.translates and not head.grpc:
+            spoken = translated.spoken(head, snapshot)
+            pages = snapshot.pages
+            if pages is not None:
+                told = pages.beforehand(head)
+                if told is not None:
+                    splice = translated.told(self.codec, head, told, snapshot.beforehand(self._gate.listener.name, self.principal), now)
+                    self._gate.recorder.exchange(splice, now, self._tls_s)
+                    self._tls_s = 0.0
+                    return None
+                shown = pages.shown(head)
         expects = b""
         length = head.length
         if spoken is not None:
@@ -298,16 +311,7 @@ class Downstream(asyncio.BufferedProtocol):
             relay.hits += 1
         head.decided = decision
         trace = relay.traced(head.trace, now) if relay.traces or not head.trace else b""
-        octets = relay.limits.grpc_message_octets
-        splice: Splice
-        if spoken is not None:
-            spoken.head.decided = decision
-            translation = spoken.translation(self.codec, head.stream, None, length)
-            splice = TranslatedCall(translation, spoken.dialect, head, decision, now, trace, self._origin, octets)
-        elif head.grpc:
-            splice = Call(self.codec, head, decision, now, trace, self._origin, octets)
-        else:
-            splice = Splice(self.codec, head, decision, now, trace, self._origin)
+        splice = translated.splice_of(self.codec, head, decision, spoken, shown, length, now, trace, self._origin, relay.limits)
         splice.decide_s = decide_s
         exchange = Exchange(self, splice, now)
         self._exchanges[head.stream] = exchange
@@ -325,16 +329,6 @@ class Downstream(asyncio.BufferedProtocol):
             if look_at < self._alarm.rings_at:
                 self._alarm.by(look_at, now)
         return exchange
-
-    def _spoken(self, head: RequestHead, snapshot: Snapshot) -> Mapped | None:
-        """The call that a request to a gRPC module means, in another dialect."""
-        dialects = snapshot.dialects
-        if dialects is None:
-            return None
-        known = head.spoken
-        if known is None or known.epoch != snapshot.epoch:
-            known = head.spoken = dialects.call(head)
-        return cast("Mapped | None", known)
 
     def _refuse(self, stream: int, fault: Fault, head: RequestHead | None) -> None:
         """Answers what cannot even be decided on, which ends a connection that has one exchange at a time."""

@@ -21,7 +21,7 @@ from flui.model.spoken import Dialect
 from flui.translate.base import Mapped, Translation
 from flui.translate.coding import IDENTITY, is_known
 from flui.translate.formats import PROTO, Format, Formats
-from flui.translate.heads import Shown, call_of, leading, refusal, value_of
+from flui.translate.heads import NO_METADATA, Shown, call_of, leading, refusal, value_of
 from flui.translate.status import Ending, connect_error, end_of_stream, ending_of, trailer_fields
 from flui.translate.streams import Stream
 from flui.translate.unary import Unary, framed, leading_and_status
@@ -201,7 +201,7 @@ class ConnectCalls:
             content_type: In lower case, without parameters.
 
         Returns:
-            None when it is no Connect, or its metadata is none.
+            None when it is no Connect.
         """
         json = content_type in {b"application/json", b"application/connect+json"}
         if content_type in {b"application/connect+proto", b"application/connect+json"}:
@@ -236,9 +236,7 @@ class ConnectCalls:
             head, Dialect.CONNECT, b"" if coding == IDENTITY else coding, b"accept-encoding", message, json=encoding == b"json"
         )
 
-    def _call(
-        self, head: RequestHead, dialect: Dialect, coding: bytes, accepts: bytes, message: bytes, *, json: bool
-    ) -> ConnectCall | None:
+    def _call(self, head: RequestHead, dialect: Dialect, coding: bytes, accepts: bytes, message: bytes, *, json: bool) -> ConnectCall:
         fault: Fault | None = None
         status = Status.INVALID_ARGUMENT
         why = ""
@@ -269,9 +267,9 @@ class ConnectCalls:
             else:
                 left = min(int(timeout), _LONGEST_MS)
         query = head.query if head.method == b"POST" else b""
-        call = call_of(head, head.path + query, lines, left, repeatable=head.method == b"GET")
-        if call is None:
-            return None
+        call, sound = call_of(head, head.path + query, lines, left, repeatable=head.method == b"GET")
+        if not sound:
+            fault, status, why = Fault.MALFORMED, Status.INVALID_ARGUMENT, NO_METADATA
         found_call = ConnectCall(dialect, call, self, format_, coding, message)
         method = self._formats.schema.methods.get(head.path)
         if method is None and self._formats.schema.methods:

@@ -45,9 +45,9 @@ class Dialects:
             content_type = b""
             for line in head.special:
                 if line.kind == CONTENT_TYPE:
-                    content_type = line.value
+                    content_type = line.value.lower()
             if content_type.startswith(b"application/"):
-                content_type = content_type.partition(b";")[0].rstrip(b" \t").lower()
+                content_type = content_type.partition(b";")[0].rstrip(b" \t")
                 if content_type.startswith(WEB):
                     return self._web.call(head, content_type, self._epoch)
                 connect = self._connect.call(head, content_type)

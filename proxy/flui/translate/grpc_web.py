@@ -16,7 +16,7 @@ from flui.model.fields import CONTENT_TYPE, GRPC_TYPE, LENGTH, Field, classified
 from flui.model.grpc import Status, message_said
 from flui.model.spoken import Dialect
 from flui.translate.base import Mapped, Translation
-from flui.translate.heads import call_of, refusal
+from flui.translate.heads import NO_METADATA, call_of, refusal
 from flui.translate.status import Ending
 from flui.translate.tally import Tally
 
@@ -158,33 +158,32 @@ class WebCalls:
     def __init__(self) -> None:
         self._shown: dict[bytes, _Shown] = {}
 
-    def call(self, head: RequestHead, content_type: bytes, epoch: int) -> WebCall | None:
+    def call(self, head: RequestHead, content_type: bytes, epoch: int) -> WebCall:
         """The call of a POST.
 
         Args:
             head: Of the request, validated.
             content_type: In lower case, without parameters; begins with `application/grpc-web`.
             epoch: Of the snapshot.
-
-        Returns:
-            None when it is another content-type, or its metadata is none.
         """
         rest = content_type[len(WEB) :]
         text = rest.startswith(_TEXT)
         if text:
             rest = rest[len(_TEXT) :]
-        if rest and (rest[0] != 0x2B or len(rest) == 1):
-            return None
-        lines = [classified(b"content-type", b"application/grpc" + rest)]
-        call = call_of(head, head.path + head.query, lines, speaks_grpc=True)
-        if call is None:
-            return None
+        known = not rest or (rest[0] == 0x2B and len(rest) > 1)
+        lines = [classified(b"content-type", b"application/grpc" + rest if known else b"application/grpc")]
+        call, sound = call_of(head, head.path + head.query, lines, speaks_grpc=True)
         shown = self._shown.get(content_type)
         if shown is None:
             if len(self._shown) >= _MEMO:
                 self._shown.clear()
             shown = self._shown[content_type] = _Shown(content_type)
-        return WebCall(call, epoch, shown, text=text)
+        found = WebCall(call, epoch, shown, text=text)
+        if not known:
+            found.refuse(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, "content-type is none of gRPC-Web")
+        elif not sound:
+            found.refuse(Fault.MALFORMED, Status.INVALID_ARGUMENT, NO_METADATA)
+        return found
 
 
 __all__ = ["WEB", "GrpcWeb", "GrpcWebText", "WebCall", "WebCalls"]

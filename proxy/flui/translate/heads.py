@@ -20,6 +20,9 @@ _FORGED: Final = b"grpc-"
 
 _MAPPED: Final = 64
 
+NO_METADATA: Final = "a field of the request is no metadata: a `-bin` that is not base64, or a grpc-timeout that is none"
+"""What a caller is told of a request that `call_of` says so of."""
+
 
 def value_of(head: RequestHead, name: bytes) -> bytes | None:
     """The one value that a request carries under a lower-case name; None when there is none. A list is what it is: its parts joined."""
@@ -29,8 +32,11 @@ def value_of(head: RequestHead, name: bytes) -> bytes | None:
 
 def call_of(
     head: RequestHead, path: bytes, lines: list[Field], deadline_ms: int = -1, *, speaks_grpc: bool = False, repeatable: bool = False
-) -> RequestHead | None:
-    """The head of the call that a request means; None where its metadata is none.
+) -> tuple[RequestHead, bool]:
+    """The head of the call that a request means, and whether its fields are any metadata.
+
+    Where they are not, the head carries none of them, and the call is to be refused: as a call, for what rules say of the
+    path as a plain request is not meant for it.
 
     Args:
         head: Of the request, validated.
@@ -59,7 +65,10 @@ def call_of(
     call.repeatable = head.repeatable or repeatable or head.method in IDEMPOTENT
     call.forwarded = head.forwarded
     call.vetted = True
-    return call if is_call_sound(call) else None
+    if is_call_sound(call):
+        return call, True
+    call.fields = list(lines)
+    return call, False
 
 
 class Shown:

@@ -24,7 +24,7 @@ from flui.model.spoken import Dialect
 from flui.translate.base import Mapped, Translation
 from flui.translate.coding import IDENTITY, is_known
 from flui.translate.formats import PROTO, Format, Rest, details_json
-from flui.translate.heads import Shown, call_of, leading, refusal, value_of
+from flui.translate.heads import NO_METADATA, Shown, call_of, leading, refusal, value_of
 from flui.translate.rest import RestRoutes
 from flui.translate.schema import Method, Schema
 from flui.translate.status import Ending, rpc_status
@@ -261,11 +261,11 @@ class RestCalls:
         if coding == IDENTITY:
             coding = b""
         accepts = method.server_streams and _EVENT_STREAM in (value_of(head, b"accept") or b"").lower()
-        call = call_of(head, method.path, [_GRPC], repeatable=method.safe)
-        if call is None:
-            return None
+        call, sound = call_of(head, method.path, [_GRPC], repeatable=method.safe)
         found = RestCall(call, self, method, Rest(bound, head.query, self._schema), coding, lines=lines, events=accepts)
-        if not lines and content_type not in _DOCUMENT:
+        if not sound:
+            found.refuse(Fault.MALFORMED, Status.INVALID_ARGUMENT, NO_METADATA)
+        elif not lines and content_type not in _DOCUMENT:
             wanted = "application/json or application/x-ndjson" if method.client_streams else "application/json"
             found.refuse(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, f"content-type must be {wanted}")
         elif coding and (method.client_streams or method.server_streams or not is_known(coding)):
@@ -281,9 +281,7 @@ class RestCalls:
             path = bound.method.path if bound is not None else path
         elif head.method != b"POST" or head.path[1:].partition(b"/")[0] not in self._schema.services:
             return None
-        call = call_of(head, path, [_GRPC])
-        if call is None:
-            return None
+        call, _ = call_of(head, path, [_GRPC])
         found = RestCall(call, self, None, PROTO, b"", lines=False, events=False)
         if allowed:
             found.refuse(Fault.METHOD_NOT_ALLOWED, Status.UNIMPLEMENTED, "the path is there for other methods")

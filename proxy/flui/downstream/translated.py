@@ -1,0 +1,71 @@
+"""Which splice a request gets: by what its caller speaks, and what its module does."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from flui.call import Call, TranslatedCall
+from flui.codecs.base import Events
+from flui.decide import Snapshot
+from flui.model.config import Limits
+from flui.model.decision import Decision
+from flui.model.events import End, RequestHead, ResponseHead
+from flui.model.fields import Field
+from flui.splice import Splice
+from flui.translate.base import Mapped
+
+
+def spoken(head: RequestHead, snapshot: Snapshot) -> Mapped | None:
+    """The call that a request to a gRPC module means, in another dialect; None: it means none."""
+    dialects = snapshot.dialects
+    if dialects is None:
+        return None
+    known = head.spoken
+    if known is None or known.epoch != snapshot.epoch:
+        known = head.spoken = dialects.call(head)
+    return cast("Mapped | None", known)
+
+
+def splice_of(
+    codec: Events,
+    head: RequestHead,
+    decision: Decision,
+    mapped: Mapped | None,
+    shown: list[Field] | None,
+    length: int,
+    now: float,
+    trace: bytes,
+    origin: Field | None,
+    limits: Limits,
+) -> Splice:
+    """The splice of a request that has been decided.
+
+    Args:
+        codec: Of the caller.
+        head: Of what is sent on: the call, where the request means one.
+        decision: What becomes of it.
+        mapped: How it is translated; None: it is not.
+        shown: What each answer of a translation carries besides its own fields.
+        length: Octets of body, as the caller says.
+        now: When the head was complete; monotonic seconds.
+        trace: traceparent to send on; empty: the caller's stays.
+        origin: Ready Forwarded field; None to say nothing.
+        limits: In force.
+    """
+    octets = limits.grpc_message_octets
+    if mapped is not None:
+        mapped.head.decided = decision
+        translation = mapped.translation(codec, head.stream, shown, length)
+        return TranslatedCall(translation, mapped.dialect, head, decision, now, trace, origin, octets)
+    if head.grpc:
+        return Call(codec, head, decision, now, trace, origin, octets)
+    return Splice(codec, head, decision, now, trace, origin)
+
+
+def told(codec: Events, head: RequestHead, fields: list[Field], decision: Decision, now: float) -> Splice:
+    """Answers a request with fields alone (204): its record."""
+    splice = Splice(codec, head, decision, now, b"", None)
+    splice.status = 204
+    codec.send(ResponseHead(head.stream, 204, fields, 0))
+    codec.send(End(head.stream))
+    return splice
