@@ -21,7 +21,7 @@ from flui.model.spoken import Dialect
 from flui.translate.base import Mapped, Refused, Translation
 from flui.translate.coding import IDENTITY, is_known
 from flui.translate.formats import PROTO, Format, Formats
-from flui.translate.heads import Shown, Sifted, call_of, leading, refusal
+from flui.translate.heads import NO_METADATA, Shown, Sifted, call_of, leading, refusal
 from flui.translate.status import Ending, connect_error, end_of_stream, ending_of, trailer_fields
 from flui.translate.streams import Stream
 from flui.translate.unary import Unary, framed, leading_and_status
@@ -203,7 +203,7 @@ class ConnectCalls:
             content_type: In lower case, without parameters.
 
         Returns:
-            None when it is no Connect, or its metadata is none.
+            None when it is no Connect.
         """
         if content_type == b"application/proto":
             sifted = Sifted(head)
@@ -246,7 +246,7 @@ class ConnectCalls:
 
     def _call(
         self, head: RequestHead, dialect: Dialect, sifted: Sifted, coding: bytes, accepts: bytes, message: bytes, *, json: bool
-    ) -> ConnectCall | None:
+    ) -> ConnectCall:
         fault: Fault | None = None
         status = Status.INVALID_ARGUMENT
         why = ""
@@ -279,8 +279,8 @@ class ConnectCalls:
                 left = min(int(timeout), _LONGEST_MS)
         path = head.path + head.query if head.query and head.method == b"POST" else head.path
         call = call_of(head, path, lines, sifted, left, repeatable=head.method == b"GET")
-        if call is None:
-            return None
+        if sifted.unsound:
+            fault, status, why = Fault.MALFORMED, Status.INVALID_ARGUMENT, NO_METADATA
         found_call = ConnectCall(dialect, call, self, format_, coding, message)
         method = self._formats.schema.methods.get(head.path)
         if method is None and self._formats.schema.methods:

@@ -24,7 +24,7 @@ from flui.model.spoken import Dialect
 from flui.translate.base import Mapped, Refused, Translation
 from flui.translate.coding import IDENTITY, is_known
 from flui.translate.formats import PROTO, Format, Rest, details_json
-from flui.translate.heads import Shown, Sifted, call_of, leading, length_line, refusal
+from flui.translate.heads import NO_METADATA, Shown, Sifted, call_of, leading, length_line, refusal
 from flui.translate.rest import RestRoutes
 from flui.translate.schema import Method, Schema
 from flui.translate.status import Ending, rpc_status
@@ -39,6 +39,7 @@ _FRESH: Final = field(b"cache-control", b"no-cache")
 _NDJSON: Final = frozenset((b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines"))
 _DOCUMENT: Final = frozenset((b"", b"application/json"))
 _EVENT_STREAM: Final = b"text/event-stream"
+_NOT_ONE: Final = "the service did not answer with one message"
 
 
 def _http(fault: Fault | None, status: Status) -> int:
@@ -120,7 +121,11 @@ class RestStream(Stream):
         """A message as the caller is sent it."""
         whole = self._whole
         if whole is not None:
-            whole.append(payload)
+            if whole and self._ending is None:
+                # Nobody would hold back a service that goes on: what it sends is not passed on, so nothing waits for the caller.
+                self._splice.give_up(Fault.UPSTREAM_MALFORMED, Status.UNIMPLEMENTED, _NOT_ONE)
+            else:
+                whole.append(payload)
             return b""
         head = self._first
         if head is not None:
@@ -162,7 +167,7 @@ class RestStream(Stream):
     def _say_single(self, head: ResponseHead | None, ending: Ending) -> None:
         whole = self._whole
         if head is None or not whole or len(whole) > 1:
-            self._say_error(Ending(Status.UNIMPLEMENTED, "the service did not answer with one message"), [])
+            self._say_error(Ending(Status.UNIMPLEMENTED, _NOT_ONE), [])
             return
         length = [length_line(len(whole[0])), *ending.metadata, *(head.extra or ())]
         self.say_head(200, [_JSON, *leading(head.fields)], len(whole[0]), length)
@@ -258,10 +263,10 @@ class RestCalls:
             coding = b""
         accepts = method.server_streams and _EVENT_STREAM in sifted.about.get(b"accept", b"").lower()
         call = call_of(head, method.path, [_GRPC], sifted, repeatable=method.safe)
-        if call is None:
-            return None
         found = RestCall(call, self, method, Rest(bound, head.query, self._schema), coding, lines=lines, events=accepts)
-        if not lines and content_type not in _DOCUMENT:
+        if sifted.unsound:
+            found.refused = Refused(Fault.MALFORMED, Status.INVALID_ARGUMENT, NO_METADATA)
+        elif not lines and content_type not in _DOCUMENT:
             wanted = "application/json or application/x-ndjson" if method.client_streams else "application/json"
             found.refused = Refused(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, f"content-type must be {wanted}")
         elif coding and (method.client_streams or method.server_streams or not is_known(coding)):
@@ -280,8 +285,6 @@ class RestCalls:
         elif head.method != b"POST" or head.path[1:].partition(b"/")[0] not in self._schema.services:
             return None
         call = call_of(head, path, [_GRPC], Sifted(head))
-        if call is None:
-            return None
         found = RestCall(call, self, None, PROTO, b"", lines=False, events=False)
         if allowed:
             allow = b", ".join(allowed)

@@ -23,6 +23,7 @@ from flui.translate.schema import Unfit
 from flui.translate.status import Ending, ending_of
 
 _MOST = 0xFFFF_FFFF
+_NOT_WHOLE = "the service's answer is not made of whole messages"
 
 
 def framed(payload: bytes, *, coded: bool = False) -> bytes:
@@ -185,6 +186,12 @@ class Unary(Translation):
             self._messages += 1
             self._message = message.payload
             self._taken = message.coded
+        if reader.fault is not None:
+            self._splice.give_up(reader.fault, Status.INTERNAL, _NOT_WHOLE)
+        elif self._messages > 1:
+            self._splice.give_up(Fault.UPSTREAM_MALFORMED, Status.UNIMPLEMENTED, "the service answered with more than one message")
+        if self.over:
+            return
         credit = reader.credit()
         if credit:
             self._splice.heard(Credit(self.stream, credit))
@@ -194,11 +201,16 @@ class Unary(Translation):
         if self.over:
             return
         ending = ending_of(end.trailers or [])
+        reader = self._reader
+        if reader is not None:
+            reader.finish()
+            reader.take()  # what is left of a message becomes its fault
         if ending.status is not Status.OK:
             self.end(ending)
+        elif reader is not None and reader.fault is not None:
+            self._splice.give_up(reader.fault, Status.INTERNAL, _NOT_WHOLE)
         elif self._messages != 1:
-            what = "without a message" if not self._messages else "with more than one message"
-            self.end(Ending(Status.UNIMPLEMENTED, f"the service answered {what}", None, ending.metadata))
+            self.end(Ending(Status.UNIMPLEMENTED, "the service answered without a message", None, ending.metadata))
         else:
             head = self._head
             assert head is not None, "an end before its head"
