@@ -29,7 +29,7 @@ from flui.translate.coding import expand
 from flui.translate.formats import Unsayable, json_text
 from flui.translate.heads import length_line
 from flui.translate.json_in import encode, parse
-from flui.translate.schema import Method, Schema, Unfit
+from flui.translate.schema import MessageType, Method, Schema, Unfit
 from flui.translate.unary import framed
 from flui.translate.ways import ABSENT, Way
 
@@ -327,7 +327,8 @@ class GrpcRest:
         tree = parse(text) if text.strip() else {}
         if way is not None and way.answer is not None:
             tree = {way.answer.json_name: tree}
-        return encode(tree, self._behind.method.tells, self._behind.schema.types)
+        tells = self._behind.method.tells
+        return encode(_known(tree, tells), tells, self._behind.schema.types)
 
     def _broken(self, message: str) -> list[Event]:
         self._over = True
@@ -369,6 +370,28 @@ def _error(stream: int, http: int, body: bytes, shown: list[Field], schema: Sche
     return _refusal(stream, status, message, details, shown)
 
 
+def _known(tree: object, message: MessageType) -> object:
+    """What of an answer its message has: a module may say more than its annotations know."""
+    if message.well_known or not isinstance(tree, dict):
+        return tree
+    kept: dict[str, object] = {}
+    for key, value in tree.items():
+        field_type = message.by_json.get(key)
+        if field_type is None:
+            continue
+        inner = field_type.message
+        if inner is None:
+            kept[key] = value
+        elif field_type.is_map:
+            held = inner.by_number[2].message
+            kept[key] = {k: _known(v, held) for k, v in value.items()} if held is not None and isinstance(value, dict) else value
+        elif field_type.repeated:
+            kept[key] = [_known(each, inner) for each in value] if isinstance(value, list) else value
+        else:
+            kept[key] = _known(value, inner)
+    return kept
+
+
 def _for_http(line: Field) -> Field:
     """What the relay adds to a call, as a request has it."""
     if line.name != b"grpc-timeout":
@@ -378,4 +401,4 @@ def _for_http(line: Field) -> Field:
 
 def _is_metadata(line: Field) -> bool:
     """Whether a field of a call is what its caller wants the module to know."""
-    return line.kind != GRPC_TYPE and line.name != b"accept-encoding" and not line.name.startswith(b"grpc-")
+    return line.kind not in {GRPC_TYPE, LENGTH} and line.name != b"accept-encoding" and not line.name.startswith(b"grpc-")
