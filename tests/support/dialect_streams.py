@@ -80,7 +80,9 @@ def ending(name: str, body: bytes) -> int:
         event, _, data = body[:-2].rpartition(b"\n\n")[2].partition(b"\n")
         return json.loads(data.removeprefix(b"data: "))["code"] if event == b"event: error" else 0
     if body.startswith(b'{"code"'):
-        return json.loads(body)["code"]
+        return int(json.loads(body)["code"])
+    if body.startswith(b'{"books"'):
+        return 0
     last = json.loads(body.rstrip(b"\n").rpartition(b"\n")[2])
     return last["error"]["code"] if "error" in last else 0
 
