@@ -92,7 +92,8 @@ class Stage:
 
     def __init__(self, folder: Path, module: Pouring) -> None:
         self.module = module
-        self.pair = Pair(folder, f"h2c://{module.address}", mesh=False, rules=RULES)
+        app = f"{{url: 'h2c://{module.address}', timeout: 0s}}"
+        self.pair = Pair(folder, app, mesh=False, rules=RULES, orders="limits: {body: 4GiB}")
         self.side: SidecarProcess = self.pair.orders
         self._callers = Mesh(folder)
         self._callers.ca = self.pair.mesh.ca
