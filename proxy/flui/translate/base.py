@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from flui.answer import answer
 from flui.codecs.base import Events
 from flui.model.events import Credit, Data, End, Event, RequestHead, Reset, ResponseHead
 from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import Field, field
 from flui.model.grpc import Status
 from flui.model.spoken import Dialect, Spoken
-from flui.splice import answer
 from flui.translate.status import Ending
 
 WINDOW: Final = 65_536
@@ -80,8 +80,8 @@ class Translation:
         return True
 
     @property
-    def can_end(self) -> bool:
-        """An answer that has begun, and is between two messages, can still be ended with a status."""
+    def passes(self) -> bool:
+        """What the caller says after the head is gRPC's as it stands: nobody has to `hear` it."""
         return True
 
     # The caller's side.
@@ -102,16 +102,16 @@ class Translation:
 
     def send(self, event: Event) -> None:
         """Takes what the caller is to be told, as gRPC says it."""
-        if isinstance(event, Data):
+        if type(event) is Data:
             self.tell(event)
-        elif isinstance(event, End):
+        elif type(event) is End:
             self.finish(event)
-        elif isinstance(event, ResponseHead):
+        elif type(event) is ResponseHead:
             if event.status >= 200:
                 self.begin(event)
-        elif isinstance(event, Credit):
+        elif type(event) is Credit:
             self.credit(event)
-        elif isinstance(event, Reset):
+        elif type(event) is Reset:
             self.cut(event)
         else:
             raise AssertionError("a service sends no requests")
@@ -185,26 +185,31 @@ class Translation:
         self.codec.send(End(self.stream, trailers))
 
 
-class Mapped(Spoken):
-    """A request whose call is known, and how it is translated."""
+class Refused:
+    """Why a request that names its method cannot be carried out. Its caller hears of it only if policy lets it in."""
 
     __slots__ = ("allow", "fault", "status", "why")
 
-    def __init__(self, dialect: Dialect, head: RequestHead, epoch: int) -> None:
-        super().__init__(dialect, head, epoch)
-        self.fault: Fault | None = None
-        """It cannot be carried out, for this; None: it can. The caller hears of it only if policy lets it in."""
-        self.status = Status.INVALID_ARGUMENT
-        self.why = ""
-        """What the caller is told then."""
-        self.allow = b""
-        """Methods that the path has; empty: that is not what is wrong."""
-
-    def refuse(self, fault: Fault, status: Status, why: str) -> None:
-        """It names its method, but cannot be carried out."""
+    def __init__(self, fault: Fault, status: Status, why: str, allow: bytes = b"") -> None:
         self.fault = fault
         self.status = status
         self.why = why
+        """What the caller is told."""
+        self.allow = allow
+        """Methods that the path has; empty: that is not what is wrong."""
+
+
+class Mapped(Spoken):
+    """A request whose call is known, and how it is translated."""
+
+    __slots__ = ("refused",)
+
+    def __init__(self, dialect: Dialect, head: RequestHead, epoch: int) -> None:
+        self.dialect = dialect
+        self.head = head
+        self.epoch = epoch
+        self.refused: Refused | None = None
+        """It cannot be carried out; None: it can."""
 
     def translation(self, codec: Events, stream: int, extra: list[Field] | None, length: int) -> Translation:
         """A translation for one request of these.

@@ -18,16 +18,18 @@ from flui.model.fault import Fault
 from flui.model.fields import Field, classified, field
 from flui.model.grpc import Status, http_of
 from flui.model.spoken import Dialect
-from flui.translate.base import Mapped, Translation
+from flui.translate.base import Mapped, Refused, Translation
 from flui.translate.coding import IDENTITY, is_known
 from flui.translate.formats import PROTO, Format, Formats
-from flui.translate.heads import NO_METADATA, Shown, call_of, leading, refusal, value_of
+from flui.translate.heads import NO_METADATA, Shown, Sifted, call_of, leading, refusal
 from flui.translate.status import Ending, connect_error, end_of_stream, ending_of, trailer_fields
 from flui.translate.streams import Stream
 from flui.translate.unary import Unary, framed, leading_and_status
 
 _PROTO: Final = field(b"content-type", b"application/proto")
 _JSON: Final = field(b"content-type", b"application/json")
+_PROTO_LINES: Final = [_PROTO]
+_JSON_LINES: Final = [_JSON]
 _STREAM_PROTO: Final = field(b"content-type", b"application/connect+proto")
 _STREAM_JSON: Final = field(b"content-type", b"application/connect+json")
 _GRPC: Final = classified(b"content-type", b"application/grpc+proto")
@@ -203,12 +205,19 @@ class ConnectCalls:
         Returns:
             None when it is no Connect.
         """
-        json = content_type in {b"application/json", b"application/connect+json"}
-        if content_type in {b"application/connect+proto", b"application/connect+json"}:
-            coding = _coding(head, b"connect-content-encoding")
-            return self._call(head, Dialect.CONNECT_STREAM, coding, b"connect-accept-encoding", b"", json=json)
-        if content_type == b"application/proto" or (json and value_of(head, _VERSION) is not None):
-            return self._call(head, Dialect.CONNECT, _coding(head, b"content-encoding"), b"accept-encoding", b"", json=json)
+        if content_type == b"application/proto":
+            sifted = Sifted(head)
+            return self._call(head, Dialect.CONNECT, sifted, _coding(sifted, b"content-encoding"), b"accept-encoding", b"", json=False)
+        if content_type == b"application/json":
+            sifted = Sifted(head)
+            if _VERSION not in sifted.about:
+                return None
+            return self._call(head, Dialect.CONNECT, sifted, _coding(sifted, b"content-encoding"), b"accept-encoding", b"", json=True)
+        json = content_type == b"application/connect+json"
+        if json or content_type == b"application/connect+proto":
+            sifted = Sifted(head)
+            coding = _coding(sifted, b"connect-content-encoding")
+            return self._call(head, Dialect.CONNECT_STREAM, sifted, coding, b"connect-accept-encoding", b"", json=json)
         return None
 
     def get(self, head: RequestHead) -> ConnectCall | None:
@@ -232,15 +241,17 @@ class ConnectCalls:
             except binascii.Error:
                 return None
         coding = said.get(b"compression", b"")
-        return self._call(
-            head, Dialect.CONNECT, b"" if coding == IDENTITY else coding, b"accept-encoding", message, json=encoding == b"json"
-        )
+        coding = b"" if coding == IDENTITY else coding
+        return self._call(head, Dialect.CONNECT, Sifted(head), coding, b"accept-encoding", message, json=encoding == b"json")
 
-    def _call(self, head: RequestHead, dialect: Dialect, coding: bytes, accepts: bytes, message: bytes, *, json: bool) -> ConnectCall:
+    def _call(
+        self, head: RequestHead, dialect: Dialect, sifted: Sifted, coding: bytes, accepts: bytes, message: bytes, *, json: bool
+    ) -> ConnectCall:
         fault: Fault | None = None
         status = Status.INVALID_ARGUMENT
         why = ""
         lines = [_GRPC]
+        about = sifted.about
         format_ = PROTO
         if json:
             found = self._formats.json(head.path)
@@ -253,34 +264,34 @@ class ConnectCalls:
         else:
             if coding:
                 lines.append(field(b"grpc-encoding", coding))
-            accepted = value_of(head, accepts)
+            accepted = about.get(accepts)
             if accepted is not None:
                 lines.append(field(b"grpc-accept-encoding", accepted))
-        version = value_of(head, _VERSION)
+        version = about.get(_VERSION)
         if version is not None and version != b"1":
             fault, status, why = Fault.MALFORMED, Status.INVALID_ARGUMENT, 'connect-protocol-version must be "1"'
         left = -1
-        timeout = value_of(head, _TIMEOUT)
+        timeout = about.get(_TIMEOUT)
         if timeout:
             if len(timeout) > 10 or timeout.translate(None, _DIGITS):
                 fault, status, why = Fault.MALFORMED, Status.INVALID_ARGUMENT, "connect-timeout-ms must be a number of at most 10 digits"
             else:
                 left = min(int(timeout), _LONGEST_MS)
-        query = head.query if head.method == b"POST" else b""
-        call, sound = call_of(head, head.path + query, lines, left, repeatable=head.method == b"GET")
-        if not sound:
+        path = head.path + head.query if head.query and head.method == b"POST" else head.path
+        call = call_of(head, path, lines, sifted, left, repeatable=head.method == b"GET")
+        if sifted.unsound:
             fault, status, why = Fault.MALFORMED, Status.INVALID_ARGUMENT, NO_METADATA
         found_call = ConnectCall(dialect, call, self, format_, coding, message)
         method = self._formats.schema.methods.get(head.path)
         if method is None and self._formats.schema.methods:
-            found_call.refuse(Fault.NO_ROUTE, Status.UNIMPLEMENTED, "there is no such method")
+            found_call.refused = Refused(Fault.NO_ROUTE, Status.UNIMPLEMENTED, "there is no such method")
         elif method is not None and dialect is Dialect.CONNECT and (method.client_streams or method.server_streams):
-            found_call.refuse(Fault.UNSUPPORTED_TYPE, Status.UNIMPLEMENTED, "the method is one of streams")
+            found_call.refused = Refused(Fault.UNSUPPORTED_TYPE, Status.UNIMPLEMENTED, "the method is one of streams")
         elif fault is not None:
-            found_call.refuse(fault, status, why)
+            found_call.refused = Refused(fault, status, why)
         return found_call
 
 
-def _coding(head: RequestHead, name: bytes) -> bytes:
-    value = (value_of(head, name) or b"").lower()
+def _coding(sifted: Sifted, name: bytes) -> bytes:
+    value = sifted.about.get(name, b"").lower()
     return b"" if value == IDENTITY else value

@@ -15,8 +15,8 @@ from flui.model.fault import Fault
 from flui.model.fields import CONTENT_TYPE, GRPC_TYPE, LENGTH, Field, classified, field
 from flui.model.grpc import Status, message_said
 from flui.model.spoken import Dialect
-from flui.translate.base import Mapped, Translation
-from flui.translate.heads import NO_METADATA, call_of, refusal
+from flui.translate.base import Mapped, Refused, Translation
+from flui.translate.heads import NO_METADATA, Sifted, call_of, refusal
 from flui.translate.status import Ending
 from flui.translate.tally import Tally
 
@@ -69,6 +69,11 @@ class GrpcWebText(GrpcWeb):
         self._reader = TextReader()
         self._asked = Tally()
         self._told = Tally()
+
+    @property
+    def passes(self) -> bool:
+        """The text is read."""
+        return False
 
     def hear(self, event: Event) -> None:
         """Takes what the caller says after the head."""
@@ -153,10 +158,10 @@ class WebCall(Mapped):
 class WebCalls:
     """Finds calls in gRPC-Web among requests."""
 
-    __slots__ = ("_shown",)
+    __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._shown: dict[bytes, _Shown] = {}
+        self._known: dict[bytes, _Kind] = {}
 
     def call(self, head: RequestHead, content_type: bytes, epoch: int) -> WebCall:
         """The call of a POST.
@@ -166,24 +171,35 @@ class WebCalls:
             content_type: In lower case, without parameters; begins with `application/grpc-web`.
             epoch: Of the snapshot.
         """
-        rest = content_type[len(WEB) :]
-        text = rest.startswith(_TEXT)
-        if text:
-            rest = rest[len(_TEXT) :]
-        known = not rest or (rest[0] == 0x2B and len(rest) > 1)
-        lines = [classified(b"content-type", b"application/grpc" + rest if known else b"application/grpc")]
-        call, sound = call_of(head, head.path + head.query, lines, speaks_grpc=True)
-        shown = self._shown.get(content_type)
-        if shown is None:
-            if len(self._shown) >= _MEMO:
-                self._shown.clear()
-            shown = self._shown[content_type] = _Shown(content_type)
-        found = WebCall(call, epoch, shown, text=text)
-        if not known:
-            found.refuse(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, "content-type is none of gRPC-Web")
-        elif not sound:
-            found.refuse(Fault.MALFORMED, Status.INVALID_ARGUMENT, NO_METADATA)
+        kind = self._known.get(content_type)
+        if kind is None:
+            if len(self._known) >= _MEMO:
+                self._known.clear()
+            kind = self._known[content_type] = _Kind(content_type)
+        sifted = Sifted(head, speaks_grpc=True)
+        path = head.path + head.query if head.query else head.path
+        call = call_of(head, path, kind.lines, sifted)
+        found = WebCall(call, epoch, kind.shown, text=kind.text)
+        if not kind.known:
+            found.refused = Refused(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, "content-type is none of gRPC-Web")
+        elif sifted.unsound:
+            found.refused = Refused(Fault.MALFORMED, Status.INVALID_ARGUMENT, NO_METADATA)
         return found
+
+
+class _Kind:
+    """What a content-type means."""
+
+    __slots__ = ("known", "lines", "shown", "text")
+
+    def __init__(self, content_type: bytes) -> None:
+        rest = content_type[len(WEB) :]
+        self.text = rest.startswith(_TEXT)
+        if self.text:
+            rest = rest[len(_TEXT) :]
+        self.known = not rest or (rest[0] == 0x2B and len(rest) > 1)
+        self.lines = [classified(b"content-type", b"application/grpc" + rest if self.known else b"application/grpc")]
+        self.shown = _Shown(content_type)
 
 
 __all__ = ["WEB", "GrpcWeb", "GrpcWebText", "WebCall", "WebCalls"]

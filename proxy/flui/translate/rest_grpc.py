@@ -21,10 +21,10 @@ from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import CONTENT_TYPE, Field, classified, field
 from flui.model.grpc import Status, http_of
 from flui.model.spoken import Dialect
-from flui.translate.base import Mapped, Translation
+from flui.translate.base import Mapped, Refused, Translation
 from flui.translate.coding import IDENTITY, is_known
 from flui.translate.formats import PROTO, Format, Rest, details_json
-from flui.translate.heads import NO_METADATA, Shown, call_of, leading, refusal, value_of
+from flui.translate.heads import NO_METADATA, Shown, Sifted, call_of, leading, length_line, refusal
 from flui.translate.rest import RestRoutes
 from flui.translate.schema import Method, Schema
 from flui.translate.status import Ending, rpc_status
@@ -169,14 +169,14 @@ class RestStream(Stream):
         if head is None or not whole or len(whole) > 1:
             self._say_error(Ending(Status.UNIMPLEMENTED, _NOT_ONE), [])
             return
-        length = [field(b"content-length", b"%d" % len(whole[0])), *ending.metadata, *(head.extra or ())]
+        length = [length_line(len(whole[0])), *ending.metadata, *(head.extra or ())]
         self.say_head(200, [_JSON, *leading(head.fields)], len(whole[0]), length)
         self.say(whole[0])
         self.say_end()
 
     def _say_error(self, ending: Ending, before: list[Field]) -> None:
         body = self._of.status(ending)
-        length = field(b"content-length", b"%d" % len(body))
+        length = length_line(len(body))
         fields = [_JSON, *before, *ending.metadata, *_after(ending), length]
         self.say_head(_http(self._splice.fault, ending.status), fields, len(body))
         self.say(body)
@@ -257,19 +257,22 @@ class RestCalls:
             if line.kind == CONTENT_TYPE:
                 content_type = line.value.partition(b";")[0].rstrip(b" \t").lower()
         lines = method.client_streams and content_type in _NDJSON
-        coding = (value_of(head, b"content-encoding") or b"").lower()
+        sifted = Sifted(head)
+        coding = sifted.about.get(b"content-encoding", b"").lower()
         if coding == IDENTITY:
             coding = b""
-        accepts = method.server_streams and _EVENT_STREAM in (value_of(head, b"accept") or b"").lower()
-        call, sound = call_of(head, method.path, [_GRPC], repeatable=method.safe)
+        accepts = method.server_streams and _EVENT_STREAM in sifted.about.get(b"accept", b"").lower()
+        call = call_of(head, method.path, [_GRPC], sifted, repeatable=method.safe)
         found = RestCall(call, self, method, Rest(bound, head.query, self._schema), coding, lines=lines, events=accepts)
-        if not sound:
-            found.refuse(Fault.MALFORMED, Status.INVALID_ARGUMENT, NO_METADATA)
+        if sifted.unsound:
+            found.refused = Refused(Fault.MALFORMED, Status.INVALID_ARGUMENT, NO_METADATA)
         elif not lines and content_type not in _DOCUMENT:
             wanted = "application/json or application/x-ndjson" if method.client_streams else "application/json"
-            found.refuse(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, f"content-type must be {wanted}")
+            found.refused = Refused(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, f"content-type must be {wanted}")
         elif coding and (method.client_streams or method.server_streams or not is_known(coding)):
-            found.refuse(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, "content-encoding is not served here; of single messages gzip is")
+            found.refused = Refused(
+                Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, "of single messages gzip is served, and no other content-encoding"
+            )
         return found
 
     def _unknown(self, head: RequestHead) -> RestCall | None:
@@ -281,11 +284,11 @@ class RestCalls:
             path = bound.method.path if bound is not None else path
         elif head.method != b"POST" or head.path[1:].partition(b"/")[0] not in self._schema.services:
             return None
-        call, _ = call_of(head, path, [_GRPC])
+        call = call_of(head, path, [_GRPC], Sifted(head))
         found = RestCall(call, self, None, PROTO, b"", lines=False, events=False)
         if allowed:
-            found.refuse(Fault.METHOD_NOT_ALLOWED, Status.UNIMPLEMENTED, "the path is there for other methods")
-            found.allow = b", ".join(allowed)
+            allow = b", ".join(allowed)
+            found.refused = Refused(Fault.METHOD_NOT_ALLOWED, Status.UNIMPLEMENTED, "the path is there for other methods", allow)
         else:
-            found.refuse(Fault.NO_ROUTE, Status.UNIMPLEMENTED, "there is no such method")
+            found.refused = Refused(Fault.NO_ROUTE, Status.UNIMPLEMENTED, "there is no such method")
         return found
