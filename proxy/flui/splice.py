@@ -330,7 +330,7 @@ class Splice:
         if event.local:
             clean(event)
         if status >= 200:
-            if status >= 400:
+            if status >= 400 or event.refusal:  # gRPC-Web and streams of Connect are refused with 200
                 self.refusal = event.refusal
                 retrier = self.retrier
                 if retrier is not None and retrier.again(event):
@@ -403,7 +403,7 @@ class Splice:
 
     def judged(self) -> int:
         """The HTTP status that says as much as the answer did: what its endpoint is judged by, and metrics count."""
-        return self.status
+        return self.status if not self.refusal or self.status >= 400 else DIALECTS[Fault.APP_UNAVAILABLE].http
 
     def reset(self, fault: Fault) -> None:
         """The caller broke off, or what it sends is malformed: the upstream is told, the caller answered if it can be."""

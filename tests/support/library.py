@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2, json_format, message_factory
 from google.rpc import error_details_pb2, status_pb2
 
@@ -23,12 +24,29 @@ BOOKS = 3
 WAIT_S = 5.0
 
 
+def _newer(file: Any) -> None:
+    """The next version of `library.proto`: a field more, a method more, one less, and another way to one that stays."""
+    assert file.name.endswith("library.proto")
+    book = next(message for message in file.message_type if message.name == "Book")
+    book.field.add(name="isbn", json_name="isbn", number=4, type=9, label=1)
+    (service,) = file.service
+    service.method.remove(next(method for method in service.method if method.name == "Fail"))
+    borrow = service.method.add(name="Borrow", input_type=".lib.GetBookRequest", output_type=".lib.Book")
+    borrow.options.Extensions[annotations_pb2.http].post = "/v2/{name=shelves/*/books/*}:borrow"
+    listed = next(method for method in service.method if method.name == "ListBooks")
+    rule = listed.options.Extensions[annotations_pb2.http]
+    rule.get = "/v2/{parent=shelves/*}/books"
+
+
 class Library(Reflected):
     """One replica."""
 
-    def __init__(self, **more: Any) -> None:
-        files = descriptor_pb2.FileDescriptorSet.FromString(schemas.descriptor_set("library.proto")).file
-        super().__init__(list(files), **more)
+    def __init__(self, *, newer: bool = False, **more: Any) -> None:
+        files = list(descriptor_pb2.FileDescriptorSet.FromString(schemas.descriptor_set("library.proto")).file)
+        if newer:
+            _newer(files[-1])
+        super().__init__(files, **more)
+        self._newer = newer
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.heard: list[bytes] = []
         """Messages of `Echo`."""
@@ -80,7 +98,12 @@ class Library(Reflected):
         context.set_trailing_metadata((("x-late", "2"),))
         if request.name.endswith("/none"):
             context.abort(grpc.StatusCode.NOT_FOUND, "no such book")
-        return self._book(name=request.name, title="T", pages=2**53 + 1)
+        more = {"isbn": "1"} if self._newer else {}
+        return self._book(name=request.name, title="T", pages=2**53 + 1, **more)
+
+    def Borrow(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """Only the newer version has it."""
+        return self._book(name=request.name)
 
     def CreateBook(self, request: Any, context: grpc.ServicerContext) -> Any:
         """With the name that it gets."""

@@ -30,6 +30,8 @@ class Pouring(Library):
         self.most = GIB
         self.slow = False
         """Of a caller's stream one message is taken, then none before `go`."""
+        self.pause_every = 0
+        self.pause_s = 0.0
         self.ends: grpc.StatusCode | None = None
         """How a stream is ended at `go`; None: it goes on."""
         self.told = 0
@@ -40,8 +42,17 @@ class Pouring(Library):
         self.gone_at = 0.0
         self.ended_at = 0.0
 
-    def again(self, *, title: int = 65_536, slow: bool = False, ends: grpc.StatusCode | None = None) -> None:
-        """As for the first call."""
+    def again(
+        self,
+        *,
+        title: int = 65_536,
+        slow: bool = False,
+        ends: grpc.StatusCode | None = None,
+        pause_every: int = 0,
+        pause_s: float = 0.0,
+    ) -> None:
+        """As for the first call; with a pause of `pause_s` after so many octets that it took in."""
+        self.pause_every, self.pause_s = pause_every, pause_s
         self.title = "x" * title
         self.slow, self.ends = slow, ends
         self.told = self.heard = 0
@@ -81,6 +92,8 @@ class Pouring(Library):
         for each in requests:
             books += 1
             self.heard += len(each.title)
+            if self.pause_every and self.heard % self.pause_every < len(each.title):
+                time.sleep(self.pause_s)
             if self.slow:
                 self.go.wait(20)
                 self.ended_at = time.monotonic()

@@ -79,6 +79,7 @@ class Reflected(grpc.GenericRpcHandler):
         names: Sequence[str] = (V1, V1ALPHA),
         at: Address | None = None,
         answers: Callable[[Any], Iterator[Any]] | None = None,
+        shared: bool = False,
     ) -> None:
         """Not listening yet.
 
@@ -87,7 +88,9 @@ class Reflected(grpc.GenericRpcHandler):
             names: Under which reflection is served; none: it has no reflection.
             at: Where it listens; None: a port of its own.
             answers: Answers reflection in place of grpcio.
+            shared: Others may listen there as well, as a version and the one that replaces it do.
         """
+        self._shared = shared
         self._answers = answers
         self._names = names
         self.becomes(files)
@@ -133,7 +136,7 @@ class Reflected(grpc.GenericRpcHandler):
 
     def __enter__(self) -> Self:
         self._pool = ThreadPoolExecutor(4)
-        self.server = grpc.server(self._pool, handlers=(self,), options=(("grpc.so_reuseport", 0),))
+        self.server = grpc.server(self._pool, handlers=(self,), options=(("grpc.so_reuseport", int(self._shared)),))
         port = self.server.add_insecure_port(f"{self._at.host}:{self._at.port}")
         self.address = Address("127.0.0.1", port)
         self.server.start()
