@@ -36,7 +36,8 @@ class Module(grpc.GenericRpcHandler):
     def service(self, details):
         kinds = {"/t.T/Echo": self.echo, "/t.T/Left": self.left, "/t.T/Slow": self.slow, "/t.T/Down": self.failing, "/t.T/Big": self.big}
         handler = kinds.get(details.method)
-        self.calls.append(details.method)
+        if not details.method.startswith("/grpc.reflection."):  # the sidecar's own question, which is no call
+            self.calls.append(details.method)
         return grpc.unary_unary_rpc_method_handler(handler) if handler else None
 
     def echo(self, request, context):

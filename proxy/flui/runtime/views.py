@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from flui.model.topology import KeySource
+from flui.runtime import apiviews
 from flui.runtime.admin import Handler, Query, Reply, as_json, as_text, tap_page
 from flui.telemetry.exposition import CONTENT_TYPE, page
 from flui.telemetry.redact import redactor
@@ -30,6 +31,8 @@ def routes(running: Running) -> dict[str, Handler]:
         ),
         "/tap": tap_page(running.taps),
         "/policy": lambda _: _policy(running),
+        "/api": lambda _: apiviews.api(running),
+        "/openapi.json": lambda _: apiviews.openapi(running),
         "/certs": lambda _: _certs(running),
     }
 

@@ -17,6 +17,7 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "policy": ("flui.runtime.cli.policy:policy", "Lint, test, explain and compare policy."),
     "explain": ("flui.runtime.cli.explain:explain", "Say what would be decided for a request, and why."),
     "admin": ("flui.runtime.cli.admin:admin", "Read a running sidecar's admin API."),
+    "api": ("flui.runtime.cli.api:api", "List a service's methods, their REST routes, and a curl line for each."),
     "tap": ("flui.runtime.cli.tap:tap", "Show exchanges of a running sidecar as they end."),
     "top": ("flui.runtime.cli.top:top", "Show live what sidecars do: rates, latencies, health, refusals."),
 }

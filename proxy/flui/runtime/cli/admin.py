@@ -20,7 +20,7 @@ _CELL: Final = 60
 
 @click.command(
     epilog="Example: flui admin /clusters --service orders   "
-    "Paths: /live /ready /metrics /config /flows /clusters /connections /policy /certs   "
+    "Paths: /live /ready /metrics /config /flows /clusters /connections /policy /api /openapi.json /certs   "
     "Exit codes: 0 fine, 1 nobody listens or the answer is a refusal (also /ready while it is not), 2 used wrongly."
 )
 @click.argument("path")

@@ -5,7 +5,7 @@ What a file is, is decided by what is in it:
     model.conf, *.csv             policy: its whole folder is checked, as the rows need their model
     YAML, a list at the top       cases of a policy
     YAML with containers in it    a topology, and every sidecar's configuration inside it
-    other YAML                    a sidecar's configuration, and the policy that it names
+    other YAML                    a sidecar's configuration, and the policy and the descriptor set that it names
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ SIDECAR: Final = "sidecar"
 POLICY: Final = "policy"
 CASES: Final = "cases"
 TOPOLOGY: Final = "topology"
+API: Final = "descriptors"
 
 _CONTAINER: Final = frozenset(("image", "build", "command", "network_mode"))
 """Keys of a service in a Compose file; a sidecar's `services:` have none of them."""
@@ -126,6 +127,20 @@ class _Checker:
             return
         if config.policy is not None and self._on_disk:
             self._policy(Path(config.policy))
+        if config.api.file and self._on_disk:
+            self._api(config.api.file)
+
+    def _api(self, file: str) -> None:
+        from flui.runtime import apifile  # noqa: PLC0415 - only where there are descriptors
+
+        self._checked[file] = API
+        try:
+            routes = apifile.read(file)
+        except ConfigError as error:
+            self.problems.extend(error.problems)
+            return
+        fix = "correct the annotation, or the others are served without it"
+        self._warnings.extend(Problem(file, 0, "", mistake, fix) for mistake in routes.mistakes)
 
     def _policy(self, folder: Path) -> None:
         if folder.resolve() in self._folders:

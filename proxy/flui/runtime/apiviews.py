@@ -1,0 +1,47 @@
+"""What the admin API shows of the module's interface: `/api` for people and `flui api`, `/openapi.json` for tools."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from flui.runtime.admin import Reply, problem
+from flui.translate.schema import NO_SCHEMA
+
+if TYPE_CHECKING:
+    from flui.runtime.sidecar import Running
+
+
+def api(running: Running) -> Reply:
+    """Services, methods and their REST routes, and from where they are known."""
+    from flui.translate.listing import listing  # noqa: PLC0415 - for this page alone
+
+    known = running.api
+    schema = known.schema
+    service = running.config.service
+    return _as_said(
+        {
+            "service": service,
+            "known": known.told(),
+            "descriptors": running.config.api.descriptors,
+            "origin": schema.origin,
+            "version": schema.version,
+            "services": listing(schema, known.routes, service),
+            "left out": list(known.routes.mistakes),
+        }
+    )
+
+
+def openapi(running: Running) -> Reply:
+    """The REST side as an OpenAPI document; 404 while nothing is known of the module."""
+    from flui.translate.openapi import document  # noqa: PLC0415 - for this page alone
+
+    known = running.api
+    if known.schema is NO_SCHEMA:
+        return problem(404, "Not Found", f"nothing is known of the module's interface: {known.told()}")
+    return _as_said(document(known.schema, known.routes, running.config.service))
+
+
+def _as_said(value: object) -> Reply:
+    """As it is: an interface is no secret, and fields that are called like one (`token`, `password`) are part of it."""
+    return Reply(200, "application/json", json.dumps(value, indent=2, allow_nan=False).encode() + b"\n")
