@@ -206,6 +206,11 @@ class Mapped(Spoken):
         self.status = status
         self.why = why
 
+    @property
+    def formats(self) -> tuple[str, str]:
+        """In words for operators, how the messages of the caller are put, and those that it gets; empty where it gets none."""
+        raise NotImplementedError
+
     def translation(self, codec: Events, stream: int, extra: list[Field] | None, length: int) -> Translation:
         """A translation for one request of these.
 
