@@ -52,7 +52,7 @@ fmt: setup  ## formats
 	@$(BIN)/ruff check -q --fix .
 	@$(BIN)/ruff format -q .
 
-bench: setup  ## us beside Envoy and HAProxy, in one run (needs wrk, haproxy, cc; about 9 minutes)
+bench: setup  ## us beside Envoy and HAProxy, in one run (needs wrk, haproxy, cc; about 13 minutes)
 	@test -d build/native || $(MAKE) --no-print-directory native || true
 	@$(BIN)/python -m load.peers.bench $(ARGS)
 

@@ -448,6 +448,24 @@ def test_a_call_without_a_deadline_gets_the_routes():
     assert sent_on(begun(decision=decision)[2])[b"grpc-timeout"] == b"2000m"
 
 
+@pytest.mark.parametrize(
+    ("at", "status"), [(11.499, Status.DEADLINE_EXCEEDED), (11.6, Status.DEADLINE_EXCEEDED), (11.4, Status.UNAVAILABLE)]
+)
+def test_a_module_that_resets_at_the_deadline_means_the_deadline(at, status):
+    """grpc-go's server does, and its own clients read it so."""
+    call, down, up = begun(head=asked([(b"grpc-timeout", b"1500m")]))
+    call.from_up([Reset(call.up_stream, Fault.UPSTREAM_RESET)], at)
+    assert call.outcome() is status
+    assert dict((line.name, line.value) for line in down.said[0].fields)[b"grpc-status"] == b"%d" % status
+    assert up.said
+
+
+def test_without_a_deadline_a_reset_is_one():
+    call, _, _ = begun()
+    call.from_up([Reset(call.up_stream, Fault.UPSTREAM_RESET)], 1e6)
+    assert call.outcome() is Status.UNAVAILABLE
+
+
 def test_a_second_attempt_says_how_many_came_before():
     call, _, up = begun(head=asked([(b"grpc-previous-rpc-attempts", b"2")]))
     assert sent_on(up)[b"grpc-previous-rpc-attempts"] == b"2"

@@ -23,7 +23,7 @@ from load.peers import dialects, report, wrk
 from load.peers.account import cpu_ns, resident_octets
 from load.peers.cases import CASES, NAMES, Bench, Case, Running, default_sidecar
 from load.peers.certificates import make
-from load.peers.figures import COMPILED, CONTENDERS, HAPROXY, Results, Run, judge
+from load.peers.figures import COMPILED, CONTENDERS, HAPROXY, LIMITS, Results, Run, judge
 from load.peers.ours import write_policy
 from load.peers.processes import Processes, StartError, free_port
 from load.peers.tools import CACHE, ROOT, MissingError, Tools, find, native, version
@@ -94,10 +94,10 @@ def main(
             bench = replace(_prepare(folder, tools, processes, sidecar, cores), defaults=defaults)
         except MissingError as error:
             _refuse(str(error))
-        for case in chosen:
-            results = _measure(bench, case, plan, left_out)
-            measured.append((case, results))
-            click.echo(report.markdown(case, results) if markdown else report.text(case, results) + "\n")
+        for together in turns(chosen):
+            for case, results in _measure(bench, together, plan, left_out):
+                measured.append((case, results))
+                click.echo(report.markdown(case, results) if markdown else report.text(case, results) + "\n")
     verdicts = judge({case.name: results for case, results in measured}, excused)
     click.echo(report.about_text(about))
     lines = [*left_out, *(report.verdict_text(verdict) for verdict in verdicts)]
@@ -165,32 +165,51 @@ def _prepare(folder: Path, tools: Tools, processes: Processes, sidecar: tuple[st
     return Bench(folder, tools, processes, identities, policy, sidecar, *modules, collector, cores[0], cores[1])
 
 
-def _measure(bench: Bench, case: Case, plan: Plan, left_out: list[str]) -> Results:
-    """All rounds of a case; a contender that does not come up or does not answer is left out, and a line says so."""
-    running: dict[str, Running] = {}
-    for contender in filter(case.takes, plan.contenders):
-        try:
-            running[contender] = bench.start(case, contender)
-            if case.connections:
-                _warm_up(bench, running[contender])
-        except (StartError, wrk.LoadError) as error:
-            _leave_out(bench, case, contender, running, left_out, error)
-    results: dict[str, list[Run]] = {contender: [] for contender in running}
-    if not case.connections:
-        time.sleep(_SETTLES_S)
-        for contender, its in running.items():
-            results[contender].append(Run(0, 0, 0, 0, _rss(its), 0, 0))
-    for number in range(plan.rounds if case.connections else 0):
-        for contender, its in list(running.items()):
-            click.echo(f"{case.name}: round {number + 1} of {plan.rounds}: {contender}", err=True)
+def turns(chosen: Sequence[Case]) -> list[list[Case]]:
+    """Cases that take turns with one another, because a promise holds one against the other; all others are by themselves."""
+    pairs = [{limit.case, limit.base} for limit in LIMITS if limit.base]
+    groups: list[list[Case]] = []
+    for case in chosen:
+        beside = {case.name}.union(*(pair for pair in pairs if case.name in pair))
+        group = next((group for group in groups if any(other.name in beside for other in group)), None)
+        if group is None:
+            groups.append([case])
+        else:
+            group.append(case)
+    return groups
+
+
+def _measure(bench: Bench, together: Sequence[Case], plan: Plan, left_out: list[str]) -> list[tuple[Case, Results]]:
+    """All rounds of some cases; a contender that does not come up or does not answer is left out, and a line says so."""
+    running: dict[str, dict[str, Running]] = {case.name: {} for case in together}
+    for case in together:
+        for contender in filter(case.takes, plan.contenders):
             try:
-                results[contender].append(_one(bench, its, plan.secs))
-            except wrk.LoadError as error:
-                _leave_out(bench, case, contender, running, left_out, error)
-                del results[contender]
-    for its in running.values():
-        bench.processes.stop(*its.processes)
-    return results
+                running[case.name][contender] = bench.start(case, contender)
+                if case.connections:
+                    _warm_up(bench, running[case.name][contender])
+            except (StartError, wrk.LoadError) as error:
+                _leave_out(bench, case, contender, running[case.name], left_out, error)
+    results: dict[str, dict[str, list[Run]]] = {name: {contender: [] for contender in its} for name, its in running.items()}
+    for case in together:
+        if not case.connections:
+            time.sleep(_SETTLES_S)
+            for contender, its in running[case.name].items():
+                results[case.name][contender].append(Run(0, 0, 0, 0, _rss(its), 0, 0))
+    for number in range(plan.rounds):
+        for contender in plan.contenders:
+            for case in together:
+                if case.connections and contender in running[case.name]:
+                    click.echo(f"{case.name}: round {number + 1} of {plan.rounds}: {contender}", err=True)
+                    try:
+                        results[case.name][contender].append(_one(bench, running[case.name][contender], plan.secs))
+                    except wrk.LoadError as error:
+                        _leave_out(bench, case, contender, running[case.name], left_out, error)
+                        del results[case.name][contender]
+    for started in running.values():
+        for its in started.values():
+            bench.processes.stop(*its.processes)
+    return [(case, results[case.name]) for case in together]
 
 
 def _leave_out(bench: Bench, case: Case, contender: str, running: dict[str, Running], left_out: list[str], why: Exception) -> None:

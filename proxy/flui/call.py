@@ -17,7 +17,7 @@ from flui.codecs.grpc import STATUS_LINES, answered, grpc_trailers, is_foreign, 
 from flui.codecs.http2.server import Http2Server
 from flui.framing.base import MessageLimits
 from flui.framing.grpc import PREFIX, GrpcInspector, coding_of
-from flui.model.decision import Decision
+from flui.model.decision import Decision, Forward
 from flui.model.events import Data, End, Event, RequestHead, Reset, ResponseHead
 from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import Field, field
@@ -167,8 +167,16 @@ class Call(Splice):
                 self.done = self.deaf = True
             elif type(event) is ResponseHead:
                 self._answer(event, now)
+            elif type(event) is Reset and event.fault is Fault.UPSTREAM_RESET and self._is_due(now):
+                self.fail(Fault.DEADLINE_PASSED)  # the module was told when to give up, and some say so by a reset (grpc-go)
             else:
                 super().from_up([event], now)
+
+    def _is_due(self, now: float) -> bool:
+        """What the endpoint was told of the deadline is over; its clock may be a millisecond ahead of ours."""
+        forward = self.decision.action
+        bounded = self.head.deadline >= 0 or (isinstance(forward, Forward) and forward.timeout_s > 0)
+        return bounded and self.left_ms(now) <= 1
 
     def _answer(self, event: ResponseHead, now: float) -> None:
         if event.status < 200:

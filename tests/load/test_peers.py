@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from load.peers import calls, certificates, dialects, envoy, haproxy, ours, report, wrk
 from load.peers.account import cpu_ns, maps_library_of, resident_octets, tree
+from load.peers.bench import turns
 from load.peers.cases import CASES
 from load.peers.figures import COMPILED, HAPROXY, LIMITS, PURE, REFERENCE, Run, cpu, judge, ratio, spread
 from load.peers.hop import Hop
@@ -160,6 +161,14 @@ class TestVerdicts:
         assert measured.low == pytest.approx(1.18)
         assert measured.high == pytest.approx(1.21)
         assert judge({"grpcweb": dear}, frozenset()) == []
+
+    def test_cases_that_are_held_against_one_another_take_turns(self) -> None:
+        """A machine that drifts between them would be taken for what a dialect costs."""
+        names = [
+            [case.name for case in group]
+            for group in turns([case for case in CASES if case.name in {"plain", "grpcmtls", "grpcweb", "connect", "rest"}])
+        ]
+        assert names == [["plain"], ["grpcmtls", "grpcweb", "connect"], ["rest"]]
 
     def test_every_limit_names_a_case_that_exists(self) -> None:
         assert {limit.case for limit in LIMITS} == {case.name for case in CASES} - {"fresh", "grpcmtls"}, (

@@ -88,13 +88,9 @@ class Reflected(grpc.GenericRpcHandler):
             at: Where it listens; None: a port of its own.
             answers: Answers reflection in place of grpcio.
         """
-        self.pool = pool = descriptor_pool.DescriptorPool()
-        for each in files:
-            pool.Add(each)
-        self.services = [f"{each.package}.{service.name}".removeprefix(".") for each in files for service in each.service]
-        self._servicer = reflection.ReflectionServicer([*self.services, *names], pool=pool)
         self._answers = answers
         self._names = names
+        self.becomes(files)
         self._at = at or Address("127.0.0.1", 0)
         self.asked: list[str] = []
         """Paths of reflection, one for each stream."""
@@ -102,6 +98,14 @@ class Reflected(grpc.GenericRpcHandler):
         self.ended = threading.Semaphore(0)
         """Released when a stream of reflection ends."""
         self.address: Address
+
+    def becomes(self, files: Sequence[File]) -> None:
+        """Serves something else from now on, on the connections that there are."""
+        self.pool = pool = descriptor_pool.DescriptorPool()
+        for each in files:
+            pool.Add(each)
+        self.services = [f"{each.package}.{service.name}".removeprefix(".") for each in files for service in each.service]
+        self._servicer = reflection.ReflectionServicer([*self.services, *self._names], pool=pool)
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         name = details.method[1:].partition("/")[0]

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from flui.codecs import grpc_health
 from flui.codecs.protobuf import OCTETS, VARINT, fields, octets
 
 SERVICES: Final = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 """Newest first."""
 PATHS: Final = tuple(f"/{service}/ServerReflectionInfo".encode() for service in SERVICES)
-APART: Final = frozenset((*SERVICES, grpc_health.SERVICE.decode()))
+APART: Final = frozenset((*SERVICES, "grpc.health.v1.Health"))
 """Services that gRPC's libraries bring along: they are no part of what a module is for."""
 
 
