@@ -263,7 +263,7 @@ class Call(Splice):
 class TranslatedCall(Call):
     """A call whose caller speaks another dialect: whatever the two say to one another goes through a translation."""
 
-    __slots__ = ("dialect", "translation")
+    __slots__ = ("_passes", "dialect", "translation")
 
     def __init__(
         self,
@@ -290,12 +290,15 @@ class TranslatedCall(Call):
         """
         super().__init__(translation, head, decision, now, trace, origin, octets)
         self.translation = translation
+        self._passes = translation.passes
         self.dialect = dialect
         translation.attach(self)
 
     def from_down(self, event: Event) -> None:
         """Takes what the caller says after the head, in its dialect."""
-        if isinstance(event, Data):
+        if self._passes:
+            super().from_down(event)
+        elif isinstance(event, Data):
             octets = self.octets_in + len(event.chunk)  # as they came
             self.translation.hear(event)
             self.octets_in = octets

@@ -10,14 +10,13 @@ from flui.call import TranslatedCall
 from flui.codecs.grpc import is_call
 from flui.codecs.http1 import Http1Server
 from flui.codecs.http2 import PREFACE, Http2Server
-from flui.codecs.http2.fields import request_again
 from flui.codecs.validate import validate
 from flui.decide import decide
 from flui.downstream import translated
 from flui.downstream.exchange import Exchange
 from flui.identity.svid import SvidError
 from flui.model.decision import Reply
-from flui.model.events import UNKNOWN, RequestHead, Reset, ResponseHead
+from flui.model.events import RequestHead, Reset, ResponseHead
 from flui.model.fault import Fault
 from flui.model.fields import EXPECT, Field, field
 from flui.model.identity import ANONYMOUS
@@ -294,7 +293,7 @@ class Downstream(asyncio.BufferedProtocol):
         length = head.length
         if spoken is not None:
             expects = b"100-continue" if any(line.kind == EXPECT for line in head.special) else b""
-            head = request_again(spoken.head, head.stream, UNKNOWN)
+            head = translated.call(spoken.head, head.stream)
         decide_s = 0.0
         decision = head.decided
         if decision is None or decision.epoch != snapshot.epoch:

@@ -6,10 +6,11 @@ from typing import cast
 
 from flui.call import Call, TranslatedCall
 from flui.codecs.base import Events
+from flui.codecs.http2.fields import request_again
 from flui.decide import Snapshot
 from flui.model.config import Limits
 from flui.model.decision import Decision
-from flui.model.events import End, RequestHead, ResponseHead
+from flui.model.events import UNKNOWN, End, RequestHead, ResponseHead
 from flui.model.fields import Field
 from flui.splice import Splice
 from flui.translate.base import Mapped
@@ -24,6 +25,14 @@ def spoken(head: RequestHead, snapshot: Snapshot) -> Mapped | None:
     if known is None or known.epoch != snapshot.epoch:
         known = head.spoken = dialects.call(head)
     return cast("Mapped | None", known)
+
+
+def call(first: RequestHead, stream: int) -> RequestHead:
+    """The head of a call, for one exchange: the one that was mapped, and copies of it afterwards."""
+    if first.stream:
+        return request_again(first, stream, UNKNOWN)
+    first.stream = stream
+    return first
 
 
 def splice_of(

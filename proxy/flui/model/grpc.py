@@ -82,7 +82,7 @@ def status_of_http(status: int) -> Status:
 
 def http_of(status: Status) -> int:
     """The HTTP status of a gRPC status, for callers that speak no gRPC (google.rpc.Code). Never sent to a caller that does."""
-    return _HTTP[status.value]
+    return _HTTP[status]
 
 
 def counted_as(status: Status) -> int:
@@ -90,7 +90,7 @@ def counted_as(status: Status) -> int:
 
     UNIMPLEMENTED is the caller's mistake, and counted as what it is over HTTP.
     """
-    return 404 if status is Status.UNIMPLEMENTED else _HTTP[status.value]
+    return 404 if status is Status.UNIMPLEMENTED else _HTTP[status]
 
 
 def status_of_h2(code: int) -> Status:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 from flui.call import Call, TranslatedCall
 from flui.model.config import AccessLogging
@@ -10,7 +11,9 @@ from flui.model.decision import Why
 from flui.model.events import RequestHead
 from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import is_sampled
+from flui.model.grpc import Status
 from flui.model.resilience import WHOLE_BP
+from flui.model.spoken import Dialect
 from flui.splice import Splice
 from flui.telemetry.accesslog import RANDOM_FROM, RANDOM_TO, AccessLog, fixed, sample_bound
 from flui.telemetry.families import FAULTS, GRPC_CALLS
@@ -19,6 +22,11 @@ from flui.telemetry.meters import Meters
 from flui.telemetry.redact import redactor
 from flui.telemetry.spans import SpanSink, has_span, span_of
 from flui.telemetry.tap import Record, Taps
+
+_NAMES: Final[tuple[str, ...]] = tuple(status.name for status in Status)
+_SAID: Final[tuple[bytes, ...]] = tuple(b'"grpc_status":"%b",' % status.name.encode() for status in Status)
+_DIALECTS: Final = {dialect: b'"dialect":"%b",' % dialect.value.encode() for dialect in Dialect}
+"""Members of a line, ready: by the number of a status, and by dialect."""
 
 
 class Recorder:
@@ -67,10 +75,11 @@ class Recorder:
         if splice.head.grpc and isinstance(splice, Call):
             status = splice.judged()
             said = splice.outcome()
-            self.meters.count(GRPC_CALLS, *decision.labels[:3], said.name)
-            fixed_text += b'"grpc_status":"%b",' % said.name.encode()
+            labels = decision.labels
+            self.meters.count(GRPC_CALLS, labels[0], labels[1], labels[2], _NAMES[said])
+            fixed_text += _SAID[said]
             if isinstance(splice, TranslatedCall):
-                fixed_text += b'"dialect":"%b",' % splice.dialect.value.encode()
+                fixed_text += _DIALECTS[splice.dialect]
         self.meters.exchange(decision.labels, status, now - begun, splice.octets_in, splice.octets_out)
         if fault is not None:
             self.meters.count(FAULTS, decision.labels[0], fault.value)

@@ -80,8 +80,8 @@ class Translation:
         return True
 
     @property
-    def can_end(self) -> bool:
-        """An answer that has begun, and is between two messages, can still be ended with a status."""
+    def passes(self) -> bool:
+        """What the caller says after the head is gRPC's as it stands: nobody has to `hear` it."""
         return True
 
     # The caller's side.
@@ -102,16 +102,16 @@ class Translation:
 
     def send(self, event: Event) -> None:
         """Takes what the caller is to be told, as gRPC says it."""
-        if isinstance(event, Data):
+        if type(event) is Data:
             self.tell(event)
-        elif isinstance(event, End):
+        elif type(event) is End:
             self.finish(event)
-        elif isinstance(event, ResponseHead):
+        elif type(event) is ResponseHead:
             if event.status >= 200:
                 self.begin(event)
-        elif isinstance(event, Credit):
+        elif type(event) is Credit:
             self.credit(event)
-        elif isinstance(event, Reset):
+        elif type(event) is Reset:
             self.cut(event)
         else:
             raise AssertionError("a service sends no requests")

@@ -21,7 +21,7 @@ from flui.model.spoken import Dialect
 from flui.translate.base import Mapped, Translation
 from flui.translate.coding import IDENTITY, is_known
 from flui.translate.formats import PROTO, Format, Formats
-from flui.translate.heads import Shown, call_of, leading, refusal, value_of
+from flui.translate.heads import Shown, Sifted, call_of, leading, refusal
 from flui.translate.status import Ending, connect_error, end_of_stream, ending_of, trailer_fields
 from flui.translate.streams import Stream
 from flui.translate.unary import Unary, framed, leading_and_status
@@ -211,12 +211,19 @@ class ConnectCalls:
         Returns:
             None when it is no Connect, or its metadata is none.
         """
-        json = content_type in {b"application/json", b"application/connect+json"}
-        if content_type in {b"application/connect+proto", b"application/connect+json"}:
-            coding = _coding(head, b"connect-content-encoding")
-            return self._call(head, Dialect.CONNECT_STREAM, coding, b"connect-accept-encoding", b"", json=json)
-        if content_type == b"application/proto" or (json and value_of(head, _VERSION) is not None):
-            return self._call(head, Dialect.CONNECT, _coding(head, b"content-encoding"), b"accept-encoding", b"", json=json)
+        if content_type == b"application/proto":
+            sifted = Sifted(head)
+            return self._call(head, Dialect.CONNECT, sifted, _coding(sifted, b"content-encoding"), b"accept-encoding", b"", json=False)
+        if content_type == b"application/json":
+            sifted = Sifted(head)
+            if _VERSION not in sifted.about:
+                return None
+            return self._call(head, Dialect.CONNECT, sifted, _coding(sifted, b"content-encoding"), b"accept-encoding", b"", json=True)
+        json = content_type == b"application/connect+json"
+        if json or content_type == b"application/connect+proto":
+            sifted = Sifted(head)
+            coding = _coding(sifted, b"connect-content-encoding")
+            return self._call(head, Dialect.CONNECT_STREAM, sifted, coding, b"connect-accept-encoding", b"", json=json)
         return None
 
     def get(self, head: RequestHead) -> ConnectCall | None:
@@ -240,17 +247,17 @@ class ConnectCalls:
             except binascii.Error:
                 return None
         coding = said.get(b"compression", b"")
-        return self._call(
-            head, Dialect.CONNECT, b"" if coding == IDENTITY else coding, b"accept-encoding", message, json=encoding == b"json"
-        )
+        coding = b"" if coding == IDENTITY else coding
+        return self._call(head, Dialect.CONNECT, Sifted(head), coding, b"accept-encoding", message, json=encoding == b"json")
 
     def _call(
-        self, head: RequestHead, dialect: Dialect, coding: bytes, accepts: bytes, message: bytes, *, json: bool
+        self, head: RequestHead, dialect: Dialect, sifted: Sifted, coding: bytes, accepts: bytes, message: bytes, *, json: bool
     ) -> ConnectCall | None:
         fault: Fault | None = None
         status = Status.INVALID_ARGUMENT
         why = ""
         lines = [_GRPC]
+        about = sifted.about
         format_ = PROTO
         if json:
             found = self._formats.json(head.path)
@@ -263,21 +270,21 @@ class ConnectCalls:
         else:
             if coding:
                 lines.append(field(b"grpc-encoding", coding))
-            accepted = value_of(head, accepts)
+            accepted = about.get(accepts)
             if accepted is not None:
                 lines.append(field(b"grpc-accept-encoding", accepted))
-        version = value_of(head, _VERSION)
+        version = about.get(_VERSION)
         if version is not None and version != b"1":
             fault, status, why = Fault.MALFORMED, Status.INVALID_ARGUMENT, 'connect-protocol-version must be "1"'
         left = -1
-        timeout = value_of(head, _TIMEOUT)
+        timeout = about.get(_TIMEOUT)
         if timeout:
             if len(timeout) > 10 or timeout.translate(None, _DIGITS):
                 fault, status, why = Fault.MALFORMED, Status.INVALID_ARGUMENT, "connect-timeout-ms must be a number of at most 10 digits"
             else:
                 left = min(int(timeout), _LONGEST_MS)
-        query = head.query if head.method == b"POST" else b""
-        call = call_of(head, head.path + query, lines, left, repeatable=head.method == b"GET")
+        path = head.path + head.query if head.query and head.method == b"POST" else head.path
+        call = call_of(head, path, lines, sifted, left, repeatable=head.method == b"GET")
         if call is None:
             return None
         found_call = ConnectCall(dialect, call, self, format_, coding, message)
@@ -291,6 +298,6 @@ class ConnectCalls:
         return found_call
 
 
-def _coding(head: RequestHead, name: bytes) -> bytes:
-    value = (value_of(head, name) or b"").lower()
+def _coding(sifted: Sifted, name: bytes) -> bytes:
+    value = sifted.about.get(name, b"").lower()
     return b"" if value == IDENTITY else value

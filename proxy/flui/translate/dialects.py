@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from flui.framing.base import MessageLimits
 from flui.model.config import Limits
 from flui.model.events import RequestHead
@@ -13,11 +15,13 @@ from flui.translate.grpc_web import WEB, WebCalls
 from flui.translate.rest import RestRoutes
 from flui.translate.rest_grpc import RestCalls
 
+_TYPES: Final = 64
+
 
 class Dialects:
     """What may be said to one gRPC module. Part of a snapshot."""
 
-    __slots__ = ("_connect", "_epoch", "_rest", "_web")
+    __slots__ = ("_connect", "_epoch", "_rest", "_types", "_web")
 
     def __init__(self, routes: RestRoutes, limits: Limits, epoch: int) -> None:
         """For one snapshot.
@@ -29,6 +33,8 @@ class Dialects:
         """
         schema = routes.schema
         self._epoch = epoch
+        self._types: dict[bytes, bytes] = {}
+        """Content-types in lower case and without parameters, by what was said."""
         window = max(limits.window_octets, limits.stream_window_octets)
         messages = MessageLimits(limits.grpc_message_octets) if limits.grpc_message_octets else MessageLimits(0xFFFF_FFFF)
         self._web = WebCalls()
@@ -47,7 +53,10 @@ class Dialects:
                 if line.kind == CONTENT_TYPE:
                     content_type = line.value
             if content_type.startswith(b"application/"):
-                content_type = content_type.partition(b";")[0].rstrip(b" \t").lower()
+                plain = self._types.get(content_type)
+                if plain is None:
+                    plain = self._learn(content_type)
+                content_type = plain
                 if content_type.startswith(WEB):
                     return self._web.call(head, content_type, self._epoch)
                 connect = self._connect.call(head, content_type)
@@ -58,3 +67,10 @@ class Dialects:
             if got is not None:
                 return got
         return self._rest.call(head) if self._rest is not None else None
+
+    def _learn(self, content_type: bytes) -> bytes:
+        plain = content_type.partition(b";")[0].rstrip(b" \t").lower()
+        if len(self._types) >= _TYPES:
+            self._types.clear()
+        self._types[content_type] = plain
+        return plain

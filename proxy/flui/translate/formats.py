@@ -21,12 +21,11 @@ class Unsayable(Exception):  # noqa: N818 - it names what the message is
 class Format:
     """Messages as they are, both ways: protobuf, which nobody looks at."""
 
-    __slots__ = ()
+    __slots__ = ("opaque",)
 
-    @property
-    def opaque(self) -> bool:
+    def __init__(self, *, opaque: bool = True) -> None:
+        self.opaque = opaque
         """Nobody looks at the messages, so they may stay compressed."""
-        return True
 
     def ask(self, payload: bytes) -> bytes:
         """A message of the caller as the service takes it.
@@ -54,13 +53,9 @@ class Json(Format):
     __slots__ = ("_method", "_schema")
 
     def __init__(self, method: Method, schema: Schema) -> None:
+        super().__init__(opaque=False)
         self._method = method
         self._schema = schema
-
-    @property
-    def opaque(self) -> bool:
-        """They are read and written."""
-        return False
 
     def ask(self, payload: bytes) -> bytes:
         """The message that a JSON text says."""
@@ -77,14 +72,10 @@ class Rest(Format):
     __slots__ = ("_bound", "_query", "_schema")
 
     def __init__(self, bound: Bound, query: bytes, schema: Schema) -> None:
+        super().__init__(opaque=False)
         self._bound = bound
         self._query = query
         self._schema = schema
-
-    @property
-    def opaque(self) -> bool:
-        """They are read and written."""
-        return False
 
     def ask(self, payload: bytes) -> bytes:
         """The message that a request says; an empty body says nothing."""

@@ -16,7 +16,7 @@ from flui.model.fields import CONTENT_TYPE, GRPC_TYPE, LENGTH, Field, classified
 from flui.model.grpc import Status, message_said
 from flui.model.spoken import Dialect
 from flui.translate.base import Mapped, Translation
-from flui.translate.heads import call_of, refusal
+from flui.translate.heads import Sifted, call_of, refusal
 from flui.translate.status import Ending
 from flui.translate.tally import Tally
 
@@ -69,6 +69,11 @@ class GrpcWebText(GrpcWeb):
         self._reader = TextReader()
         self._asked = Tally()
         self._told = Tally()
+
+    @property
+    def passes(self) -> bool:
+        """The text is read."""
+        return False
 
     def hear(self, event: Event) -> None:
         """Takes what the caller says after the head."""
@@ -159,10 +164,10 @@ class WebCall(Mapped):
 class WebCalls:
     """Finds calls in gRPC-Web among requests."""
 
-    __slots__ = ("_shown",)
+    __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._shown: dict[bytes, _Shown] = {}
+        self._known: dict[bytes, _Kind] = {}
 
     def call(self, head: RequestHead, content_type: bytes, epoch: int) -> WebCall | None:
         """The call of a POST.
@@ -175,22 +180,31 @@ class WebCalls:
         Returns:
             None when it is another content-type, or its metadata is none.
         """
-        rest = content_type[len(WEB) :]
-        text = rest.startswith(_TEXT)
-        if text:
-            rest = rest[len(_TEXT) :]
-        if rest and (rest[0] != 0x2B or len(rest) == 1):
-            return None
-        lines = [classified(b"content-type", b"application/grpc" + rest)]
-        call = call_of(head, head.path + head.query, lines, speaks_grpc=True)
-        if call is None:
-            return None
-        shown = self._shown.get(content_type)
-        if shown is None:
-            if len(self._shown) >= _MEMO:
-                self._shown.clear()
-            shown = self._shown[content_type] = _Shown(content_type)
-        return WebCall(call, epoch, shown, text=text)
+        kind = self._known.get(content_type)
+        if kind is None:
+            rest = content_type[len(WEB) :]
+            text = rest.startswith(_TEXT)
+            if text:
+                rest = rest[len(_TEXT) :]
+            if rest and (rest[0] != 0x2B or len(rest) == 1):
+                return None
+            if len(self._known) >= _MEMO:
+                self._known.clear()
+            kind = self._known[content_type] = _Kind(classified(b"content-type", b"application/grpc" + rest), _Shown(content_type), text)
+        path = head.path + head.query if head.query else head.path
+        call = call_of(head, path, kind.lines, Sifted(head, speaks_grpc=True))
+        return WebCall(call, epoch, kind.shown, text=kind.text) if call is not None else None
+
+
+class _Kind:
+    """What a content-type means."""
+
+    __slots__ = ("lines", "shown", "text")
+
+    def __init__(self, line: Field, shown: _Shown, text: bool) -> None:
+        self.lines = [line]
+        self.shown = shown
+        self.text = text
 
 
 __all__ = ["WEB", "GrpcWeb", "GrpcWebText", "WebCall", "WebCalls"]

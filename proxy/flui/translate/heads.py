@@ -6,7 +6,7 @@ from typing import Final
 
 from flui.codecs.validate import is_call_sound
 from flui.model.events import UNKNOWN, RequestHead, ResponseHead
-from flui.model.fields import CONTENT_TYPE, EXPECT, GRPC_TIMEOUT, GRPC_TYPE, LENGTH, Field
+from flui.model.fields import CONTENT_TYPE, EXPECT, GRPC_TIMEOUT, GRPC_TYPE, LENGTH, Field, classified
 from flui.model.resilience import IDEMPOTENT
 from flui.splice import REFUSAL
 
@@ -21,14 +21,44 @@ _FORGED: Final = b"grpc-"
 _MAPPED: Final = 64
 
 
-def value_of(head: RequestHead, name: bytes) -> bytes | None:
-    """The one value that a request carries under a lower-case name; None when there is none. A list is what it is: its parts joined."""
-    found = [line.value for line in head.fields if line.name == name]
-    return b",".join(found) if found else None
+class Sifted:
+    """What a request's fields say to a module, and what they say of the body and the dialect."""
+
+    __slots__ = ("about", "fields", "odd")
+
+    def __init__(self, head: RequestHead, *, speaks_grpc: bool = False) -> None:
+        """In one pass.
+
+        Args:
+            head: Of the request, validated.
+            speaks_grpc: Names of gRPC's mean what they mean there; else nobody may say them.
+        """
+        fields: list[Field] = []
+        about: dict[bytes, bytes] = {}
+        odd = False
+        for line in head.fields:
+            name = line.name
+            if line.kind in _KINDS:
+                continue
+            if name in _OF_BODY:
+                about[name] = about[name] + b"," + line.value if name in about else line.value
+                continue
+            if name.startswith(b"grpc"):
+                if not speaks_grpc and name.startswith(_FORGED):
+                    continue
+                odd = True
+            elif name.endswith(b"-bin"):
+                odd = True
+            fields.append(line)
+        self.fields = fields
+        self.about = about
+        """Of `accept`, `content-encoding` and the like; a list is what it is: its parts joined."""
+        self.odd = odd
+        """Some of the fields are more than metadata, or encoded."""
 
 
 def call_of(
-    head: RequestHead, path: bytes, lines: list[Field], deadline_ms: int = -1, *, speaks_grpc: bool = False, repeatable: bool = False
+    head: RequestHead, path: bytes, lines: list[Field], sifted: Sifted, deadline_ms: int = -1, *, repeatable: bool = False
 ) -> RequestHead | None:
     """The head of the call that a request means; None where its metadata is none.
 
@@ -36,19 +66,11 @@ def call_of(
         head: Of the request, validated.
         path: Of the method.
         lines: What gRPC asks for in front: content-type, codings.
+        sifted: Its fields.
         deadline_ms: What the dialect's own field leaves; -1: it does not say.
-        speaks_grpc: `grpc-timeout` and `grpc-accept-encoding` mean what they mean in gRPC; else nobody may say such names.
         repeatable: The method changes nothing, whatever the verb.
     """
-    fields = list(lines)
-    for line in head.fields:
-        kind = line.kind
-        if kind in _KINDS or line.name in _OF_BODY:
-            continue
-        if not speaks_grpc and line.name.startswith(_FORGED):
-            continue
-        fields.append(line)
-    call = RequestHead(head.stream, b"POST", head.scheme, head.authority, path, b"", fields, UNKNOWN)
+    call = RequestHead(0, b"POST", head.scheme, head.authority, path, b"", lines + sifted.fields, UNKNOWN)
     call.grpc = True
     call.host = head.host
     call.trace = head.trace
@@ -59,7 +81,21 @@ def call_of(
     call.repeatable = head.repeatable or repeatable or head.method in IDEMPOTENT
     call.forwarded = head.forwarded
     call.vetted = True
-    return call if is_call_sound(call) else None
+    return call if not sifted.odd or is_call_sound(call) else None
+
+
+_LENGTHS: Final[dict[int, Field]] = {}
+_LENGTHS_KNOWN: Final = 1024
+
+
+def length_line(octets: int) -> Field:
+    """The content-length of so many octets."""
+    line = _LENGTHS.get(octets)
+    if line is None:
+        if len(_LENGTHS) >= _LENGTHS_KNOWN:
+            _LENGTHS.clear()
+        line = _LENGTHS[octets] = classified(b"content-length", b"%d" % octets)
+    return line
 
 
 class Shown:

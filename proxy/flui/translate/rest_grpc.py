@@ -24,7 +24,7 @@ from flui.model.spoken import Dialect
 from flui.translate.base import Mapped, Translation
 from flui.translate.coding import IDENTITY, is_known
 from flui.translate.formats import PROTO, Format, Rest, details_json
-from flui.translate.heads import Shown, call_of, leading, refusal, value_of
+from flui.translate.heads import Shown, Sifted, call_of, leading, length_line, refusal
 from flui.translate.rest import Bound, RestRoutes
 from flui.translate.schema import Method, Schema
 from flui.translate.status import Ending, rpc_status
@@ -164,14 +164,14 @@ class RestStream(Stream):
         if head is None or not whole or len(whole) > 1:
             self._say_error(Ending(Status.UNIMPLEMENTED, "the service did not answer with one message"), [])
             return
-        length = [field(b"content-length", b"%d" % len(whole[0])), *ending.metadata, *(head.extra or ())]
+        length = [length_line(len(whole[0])), *ending.metadata, *(head.extra or ())]
         self.say_head(200, [_JSON, *leading(head.fields)], len(whole[0]), length)
         self.say(whole[0])
         self.say_end()
 
     def _say_error(self, ending: Ending, before: list[Field]) -> None:
         body = self._of.status(ending)
-        length = field(b"content-length", b"%d" % len(body))
+        length = length_line(len(body))
         fields = [_JSON, *before, *ending.metadata, *_after(ending), length]
         self.say_head(_http(self._splice.fault, ending.status), fields, len(body))
         self.say(body)
@@ -276,11 +276,12 @@ class RestCalls:
             if line.kind == CONTENT_TYPE:
                 content_type = line.value.partition(b";")[0].rstrip(b" \t").lower()
         lines = method.client_streams and content_type in _NDJSON
-        coding = (value_of(head, b"content-encoding") or b"").lower()
+        sifted = Sifted(head)
+        coding = sifted.about.get(b"content-encoding", b"").lower()
         if coding == IDENTITY:
             coding = b""
-        accepts = method.server_streams and _EVENT_STREAM in (value_of(head, b"accept") or b"").lower()
-        call = call_of(head, method.path, [_GRPC], repeatable=method.safe)
+        accepts = method.server_streams and _EVENT_STREAM in sifted.about.get(b"accept", b"").lower()
+        call = call_of(head, method.path, [_GRPC], sifted, repeatable=method.safe)
         if call is None:
             return None
         found = RestCall(call, self, bound, Rest(bound, head.query, self._schema), coding, lines=lines, events=accepts)
@@ -300,7 +301,7 @@ class RestCalls:
             path = bound.method.path if bound is not None else path
         elif head.method != b"POST" or head.path[1:].partition(b"/")[0] not in self._schema.services:
             return None
-        call = call_of(head, path, [_GRPC])
+        call = call_of(head, path, [_GRPC], Sifted(head))
         if call is None:
             return None
         found = RestCall(call, self, None, PROTO, b"", lines=False, events=False)

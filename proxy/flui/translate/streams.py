@@ -68,6 +68,11 @@ class Stream(Translation):
         self._ending: Ending | None = None
         """How the call ends, once what stands before that was told."""
 
+    @property
+    def passes(self) -> bool:
+        """Each message is put into other words."""
+        return False
+
     # The caller's side.
 
     def hear(self, event: Event) -> None:

@@ -13,12 +13,12 @@ from flui.framing.base import MessageLimits
 from flui.framing.grpc import PREFIX, GrpcReader, coding_of
 from flui.model.events import Credit, Data, End, Event, Reset, ResponseHead
 from flui.model.fault import Fault
-from flui.model.fields import Field, field
+from flui.model.fields import Field
 from flui.model.grpc import Status
 from flui.translate.base import Translation
 from flui.translate.coding import expand
 from flui.translate.formats import Format, Unsayable
-from flui.translate.heads import leading, refusal
+from flui.translate.heads import leading, length_line, refusal
 from flui.translate.schema import Unfit
 from flui.translate.status import Ending, ending_of
 
@@ -34,6 +34,7 @@ class Unary(Translation):
     """One call with a message each way."""
 
     __slots__ = (
+        "_asked",
         "_coding",
         "_format",
         "_free",
@@ -68,6 +69,8 @@ class Unary(Translation):
         self._most = most or _MOST
         self._left = length if format_.opaque and 0 < length <= self._most else -1
         """Octets of body still to come, where it goes on as it comes; -1: it is gathered."""
+        self._asked = False
+        """The caller has said everything: credit means nothing any more."""
         self._free = -1
         """Octets that were sent on and the caller did not send: what the service credits for them is nobody's. -1: nothing was sent yet."""
         self._gathered: list[bytes] = []
@@ -82,6 +85,11 @@ class Unary(Translation):
     @property
     def streams(self) -> bool:
         """A body has its pace."""
+        return False
+
+    @property
+    def passes(self) -> bool:
+        """A body is framed here."""
         return False
 
     def preset(self, body: bytes) -> None:
@@ -108,6 +116,7 @@ class Unary(Translation):
             self._gathered.append(event.chunk)
             self.codec.send(Credit(self.stream, len(event.chunk)))
         elif isinstance(event, End):
+            self._asked = True
             if self._left < 0:
                 self._ask(b"".join(self._gathered))
             if not self.over:
@@ -135,7 +144,7 @@ class Unary(Translation):
 
     def credit(self, credit: Credit) -> None:
         """The service takes more; a body that was gathered is paid for already."""
-        if self._left >= 0:
+        if self._left >= 0 and not self._asked:
             octets = credit.octets
             if self._free > 0:
                 part = min(self._free, octets)
@@ -154,13 +163,20 @@ class Unary(Translation):
             if ending.status is Status.OK:
                 ending = Ending(Status.UNIMPLEMENTED, "the service answered without a message", None, ending.metadata)
             self.end(ending)
-        else:
-            self._reader = GrpcReader(MessageLimits(self._most), bool(coding_of(head.fields)), Fault.UPSTREAM_MALFORMED)
 
     def tell(self, data: Data) -> None:
         """The message of the service, or a part of it."""
         reader = self._reader
-        assert reader is not None, "a message before its head"
+        if reader is None:
+            chunk = data.chunk
+            size = len(chunk) - PREFIX
+            if not self._messages and size >= 0 and not chunk[0] and size == int.from_bytes(chunk[1:PREFIX], "big"):
+                self._messages = 1  # whole, as by far the most are; credit for it is due if more comes, which nobody wants
+                self._message = chunk[PREFIX:]
+                return
+            head = self._head
+            assert head is not None, "a message before its head"
+            reader = self._reader = GrpcReader(MessageLimits(self._most), bool(coding_of(head.fields)), Fault.UPSTREAM_MALFORMED)
         reader.receive(data.chunk)
         while True:
             message = reader.take()
@@ -215,7 +231,7 @@ class Unary(Translation):
 
     def say_whole(self, status: int, fields: list[Field], body: bytes, extra: list[Field] | None) -> None:
         """Sends an answer that is complete."""
-        lines = [field(b"content-length", b"%d" % len(body))]
+        lines = [length_line(len(body))]
         if extra:
             lines += extra
         self.say_head(status, fields, len(body), lines)
