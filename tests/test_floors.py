@@ -15,6 +15,7 @@ FLOORS = {
     "policy": 1,
     "routing": 1,
     "resilience": 1,
+    "answer": 2,
     "call": 2,
     "decide": 2,
     "splice": 2,

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from flui.answer import answer
 from flui.model.decision import Forward
 from flui.model.events import Credit, Data, End, Reset, ResponseHead
 from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import field
-from flui.splice import Splice, answer
+from flui.splice import Splice
 from support.rig import DECISION, TRACE, head, plain
 
 OTHER = b"00-11111111111111111111111111111111-2222222222222222-01"

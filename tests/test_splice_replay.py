@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flui.answer import answer
 from flui.codecs.http1 import Http1Client, Http1Server
 from flui.codecs.validate import validate
 from flui.model.config import Limits
@@ -14,7 +15,7 @@ from flui.model.events import Credit, Data, End, RequestHead, Reset, ResponseHea
 from flui.model.fault import Fault
 from flui.model.fields import field
 from flui.model.resilience import HIGH, LOW, NORMAL
-from flui.splice import Splice, answer
+from flui.splice import Splice
 from support.rig import DECISION, OK, TRACE, head, plain
 
 OTHER = b"00-11111111111111111111111111111111-2222222222222222-01"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from flui.answer import answer_call, clean
 from flui.codecs.base import Events
 from flui.codecs.grpc import STATUS_LINES, answered, grpc_trailers, is_foreign, timeout_text, type_of
 from flui.codecs.http2.server import Http2Server
@@ -23,8 +24,9 @@ from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import Field, field
 from flui.model.grpc import STATUSES, Status, call_status, counted_as, message_said, status_of_http, status_said
 from flui.model.spoken import Dialect
-from flui.splice import Splice, answer_call, clean
+from flui.splice import Splice
 from flui.translate.base import HTTP_FAULTS, Mapped, Translation
+from flui.translate.grpc_rest import Behind, GrpcRest
 from flui.translate.status import Ending
 
 _LONGEST: Final = 0xFFFF_FFFF
@@ -51,7 +53,7 @@ class Hook(Protocol):
 class Call(Splice):
     """One gRPC call."""
 
-    __slots__ = ("_answer_head", "_at_rest", "_bounds", "_hook", "_looks", "_messages_in", "_messages_out", "ended")
+    __slots__ = ("_answer_head", "_at_rest", "_bounds", "_hook", "_looks", "_messages_in", "_messages_out", "_rest", "behind", "ended")
 
     def __init__(
         self,
@@ -87,6 +89,9 @@ class Call(Splice):
         self._answer_head: ResponseHead | None = None
         self._at_rest = True
         self._hook = hook
+        self._rest: GrpcRest | None = None
+        self.behind: Behind | None = None
+        """The module speaks no gRPC: calls are said to it so. Set before the call is sent anywhere."""
         self.ended: Status | None = None
         """How it ended, once its end was said to the caller."""
 
@@ -129,6 +134,16 @@ class Call(Splice):
                 return inspector.fault
         return self._hook.messages(begun, asked=asked) if self._hook is not None and begun else None
 
+    def attach(self, up: Events, now: float) -> None:
+        """See `Splice.attach`."""
+        if self.behind is not None:
+            up = self._rest = self.behind.codec(up, self)
+        super().attach(up, now)
+
+    def told(self, events: list[Event]) -> None:
+        """Takes what the service says, as gRPC says it, from what stands between us and its codec."""
+        self._hear(events, self.attached_at)
+
     def _left(self, now: float) -> Field:
         return field(b"grpc-timeout", timeout_text(self.left_ms(now)))
 
@@ -140,6 +155,11 @@ class Call(Splice):
 
     def from_up(self, events: list[Event], now: float) -> None:
         """Takes what the endpoint says."""
+        if self._rest is not None:
+            events = self._rest.hear(events)
+        self._hear(events, now)
+
+    def _hear(self, events: list[Event], now: float) -> None:
         down = self.down
         for event in events:
             if self.deaf:

@@ -55,6 +55,8 @@ class Snapshot:
     __slots__ = (
         "_limit",
         "_listeners",
+        "_methods",
+        "_speaks_grpc",
         "app_table",
         "clusters",
         "config",
@@ -97,8 +99,11 @@ class Snapshot:
         """Tells its decisions from those of other snapshots."""
         self.schema = routes.schema
         app = self.clusters.get(APP)
-        self.dialects = Dialects(routes, config.limits, self.epoch) if app is not None and app.protocol is Protocol.HTTP2 else None
-        """What may be said to a module that speaks gRPC; None: it does not."""
+        self._speaks_grpc = app is not None and app.protocol is Protocol.HTTP2
+        self._methods = routes.schema.methods
+        speaks = self._speaks_grpc or bool(self._methods)
+        self.dialects = Dialects(routes, config.limits, self.epoch, grpc=self._speaks_grpc) if speaks else None
+        """What may be said to a module that speaks gRPC, or of whose methods there are annotations; None: nothing but what it speaks."""
         self.pages = Pages(config.api.cors) if config.api.cors is not None else None
         """Which pages may call the module from a browser; None: none of another site."""
         self._limit = config.limits.flows
@@ -129,6 +134,13 @@ class Snapshot:
         if len(self.flows) >= self._limit:
             self.flows.clear()
         self.flows[facts] = decision
+
+    def lacks(self, method: bytes, path: bytes) -> bool:
+        """Whether the module is known not to have what an allowed request asks for."""
+        if method == CALL:
+            asked = self.config.api.refuses_unknown or not self._speaks_grpc
+            return asked and bool(self._methods) and path not in self._methods
+        return self.config.api.refuses_unknown and self._speaks_grpc and bool(self._methods)
 
     def beforehand(self, listener: str, principal: str) -> Decision:
         """What was decided for a browser that asks what it may send: it is told by the sidecar, and policy is not asked."""
@@ -207,6 +219,8 @@ def _inbound(
             return _decision(snapshot, Reply(Fault.NO_ROUTE), why)
         return _decision(snapshot, _forward(snapshot, why, route, method, ()), why)
     if APP not in snapshot.clusters:
+        return _decision(snapshot, Reply(Fault.NO_ROUTE), why)
+    if snapshot.lacks(method, path):
         return _decision(snapshot, Reply(Fault.NO_ROUTE), why)
     add = [field(b"flui-principal", principal.encode())]
     roles = snapshot.policy.roles(principal)

@@ -5,7 +5,7 @@ import ssl
 
 import pytest
 
-from flui.splice import REFUSAL
+from flui.answer import REFUSAL
 from support.mesh import Caller, Mesh, answers, until
 from support.pki import Authority, raw_context
 

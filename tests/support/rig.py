@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pprint import pformat
 
+from flui.answer import answer
 from flui.codecs.base import Codec
 from flui.codecs.http1 import Http1Client, Http1Server
 from flui.codecs.validate import validate
@@ -25,7 +26,7 @@ from flui.model.events import UNKNOWN, Credit, Data, End, Event, RequestHead, Re
 from flui.model.fault import Fault
 from flui.model.fields import HOST, Field
 from flui.model.topology import Target
-from flui.splice import Splice, answer
+from flui.splice import Splice
 
 EOF = object()
 """Said to a playbook: the peer will send no more."""

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, cast
 
+from flui.answer import answer, answer_call
 from flui.call import TranslatedCall
 from flui.codecs.grpc import is_call
 from flui.codecs.http1 import Http1Server
@@ -20,7 +21,6 @@ from flui.model.events import RequestHead, Reset, ResponseHead
 from flui.model.fault import Fault
 from flui.model.fields import EXPECT, Field, field
 from flui.model.identity import ANONYMOUS
-from flui.splice import answer, answer_call
 from flui.translate.base import Mapped
 from flui.transport.alarm import Alarm
 from flui.transport.inbox import INBOX, WRITE_HIGH_OCTETS
@@ -293,7 +293,7 @@ class Downstream(asyncio.BufferedProtocol):
         length = head.length
         if spoken is not None:
             expects = b"100-continue" if any(line.kind == EXPECT for line in head.special) else b""
-            head = translated.call(spoken.head, head.stream)
+            head = translated.call_head(spoken.head, head.stream)
         decide_s = 0.0
         decision = head.decided
         if decision is None or decision.epoch != snapshot.epoch:
@@ -310,7 +310,8 @@ class Downstream(asyncio.BufferedProtocol):
             relay.hits += 1
         head.decided = decision
         trace = relay.traced(head.trace, now) if relay.traces or not head.trace else b""
-        splice = translated.splice_of(self.codec, head, decision, spoken, shown, length, now, trace, self._origin, relay.limits)
+        behind = translated.behind(head, snapshot, decision) if head.grpc and self._gate.translates else None
+        splice = translated.splice_of(self.codec, head, decision, spoken, shown, length, now, trace, self._origin, relay.limits, behind)
         splice.decide_s = decide_s
         exchange = Exchange(self, splice, now)
         self._exchanges[head.stream] = exchange

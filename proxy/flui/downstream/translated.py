@@ -9,11 +9,13 @@ from flui.codecs.base import Events
 from flui.codecs.http2.fields import request_again
 from flui.decide import Snapshot
 from flui.model.config import Limits
-from flui.model.decision import Decision
+from flui.model.decision import Decision, Forward
 from flui.model.events import UNKNOWN, End, RequestHead, ResponseHead
 from flui.model.fields import Field
+from flui.model.topology import APP
 from flui.splice import Splice
 from flui.translate.base import Mapped
+from flui.translate.grpc_rest import Behind
 
 
 def spoken(head: RequestHead, snapshot: Snapshot) -> Mapped | None:
@@ -27,7 +29,16 @@ def spoken(head: RequestHead, snapshot: Snapshot) -> Mapped | None:
     return cast("Mapped | None", known)
 
 
-def call(first: RequestHead, stream: int) -> RequestHead:
+def behind(head: RequestHead, snapshot: Snapshot, decision: Decision) -> Behind | None:
+    """How a call that was let in is said to our module; None: as it is."""
+    dialects = snapshot.dialects
+    action = decision.action
+    if dialects is None or not isinstance(action, Forward) or action.targets[0].cluster != APP:
+        return None
+    return dialects.behind(head.path)
+
+
+def call_head(first: RequestHead, stream: int) -> RequestHead:
     """The head of a call, for one exchange: the one that was mapped, and copies of it afterwards."""
     if first.stream:
         return request_again(first, stream, UNKNOWN)
@@ -46,6 +57,7 @@ def splice_of(
     trace: bytes,
     origin: Field | None,
     limits: Limits,
+    behind: Behind | None,
 ) -> Splice:
     """The splice of a request that has been decided.
 
@@ -60,14 +72,19 @@ def splice_of(
         trace: traceparent to send on; empty: the caller's stays.
         origin: Ready Forwarded field; None to say nothing.
         limits: In force.
+        behind: How the call is said to the module; None: as it is.
     """
     octets = limits.grpc_message_octets
     if mapped is not None:
         mapped.head.decided = decision
         translation = mapped.translation(codec, head.stream, shown, length)
-        return TranslatedCall(translation, mapped.dialect, head, decision, now, trace, origin, octets)
+        call = TranslatedCall(translation, mapped.dialect, head, decision, now, trace, origin, octets)
+        call.behind = behind
+        return call
     if head.grpc:
-        return Call(codec, head, decision, now, trace, origin, octets)
+        plain = Call(codec, head, decision, now, trace, origin, octets)
+        plain.behind = behind
+        return plain
     return Splice(codec, head, decision, now, trace, origin)
 
 

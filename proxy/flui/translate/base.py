@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from flui.answer import answer
 from flui.codecs.base import Events
 from flui.model.events import Credit, Data, End, Event, RequestHead, Reset, ResponseHead
 from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import Field, field
 from flui.model.grpc import Status
 from flui.model.spoken import Dialect, Spoken
-from flui.splice import answer
 from flui.translate.status import Ending
 
 WINDOW: Final = 65_536

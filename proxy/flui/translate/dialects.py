@@ -11,6 +11,7 @@ from flui.model.fields import CONTENT_TYPE
 from flui.translate.base import Mapped
 from flui.translate.connect import ConnectCalls
 from flui.translate.formats import Formats
+from flui.translate.grpc_rest import Behind
 from flui.translate.grpc_web import WEB, WebCalls
 from flui.translate.rest import RestRoutes
 from flui.translate.rest_grpc import RestCalls
@@ -21,15 +22,16 @@ _TYPES: Final = 64
 class Dialects:
     """What may be said to one gRPC module. Part of a snapshot."""
 
-    __slots__ = ("_connect", "_epoch", "_rest", "_types", "_web")
+    __slots__ = ("_behind", "_connect", "_epoch", "_rest", "_types", "_web")
 
-    def __init__(self, routes: RestRoutes, limits: Limits, epoch: int) -> None:
+    def __init__(self, routes: RestRoutes, limits: Limits, epoch: int, *, grpc: bool) -> None:
         """For one snapshot.
 
         Args:
             routes: What the module serves, as far as anybody knows, and the ways of REST to it.
             limits: Of messages, and of what waits for either side.
             epoch: Of the snapshot.
+            grpc: The module speaks gRPC; else it speaks REST, and its calls are said to it so (`behind`).
         """
         schema = routes.schema
         self._epoch = epoch
@@ -39,7 +41,10 @@ class Dialects:
         messages = MessageLimits(limits.grpc_message_octets) if limits.grpc_message_octets else MessageLimits(0xFFFF_FFFF)
         self._web = WebCalls()
         self._connect = ConnectCalls(Formats(schema), messages, window, epoch)
-        self._rest = RestCalls(schema, routes, messages, window, epoch) if schema.methods else None
+        self._rest = RestCalls(schema, routes, messages, window, epoch) if schema.methods and grpc else None
+        self._behind: dict[bytes, Behind] | None = None
+        if not grpc:
+            self._behind = {path: Behind(method, routes.ways(method), schema, messages, window) for path, method in schema.methods.items()}
 
     def call(self, head: RequestHead) -> Mapped | None:
         """The call that a request means; None when it means none: it is HTTP, for whoever understands it.
@@ -47,6 +52,8 @@ class Dialects:
         Args:
             head: Validated, and no gRPC call itself.
         """
+        if self._behind is not None and head.path not in self._behind:
+            return None  # what the module speaks anyway
         if head.method == b"POST":
             content_type = b""
             for line in head.special:
@@ -67,6 +74,10 @@ class Dialects:
             if got is not None:
                 return got
         return self._rest.call(head) if self._rest is not None else None
+
+    def behind(self, path: bytes) -> Behind | None:
+        """How calls of a method are said to a module that speaks REST; None: it speaks gRPC, or has no such method."""
+        return self._behind.get(path) if self._behind is not None else None
 
     def _learn(self, content_type: bytes) -> bytes:
         plain = content_type.partition(b";")[0].rstrip(b" \t").lower()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from flui.answer import REFUSAL
 from flui.codecs.validate import is_call_sound
 from flui.model.events import UNKNOWN, RequestHead, ResponseHead
 from flui.model.fields import CONTENT_TYPE, EXPECT, GRPC_TIMEOUT, GRPC_TYPE, LENGTH, Field, classified
 from flui.model.resilience import IDEMPOTENT
-from flui.splice import REFUSAL
 
 _OF_BODY: Final = frozenset((
     b"accept", b"accept-encoding", b"content-encoding", b"x-grpc-web",
