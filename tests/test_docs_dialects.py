@@ -17,6 +17,7 @@ from flui.model.units import KIB, MIB
 from flui.runtime import apifile
 from flui.translate import coding, limits, rest_in, rest_out
 from flui.translate.dialects import Dialects
+from flui.translate.grpc_rest import _OF_HTTP, status_of_rest
 from flui.translate.status import CONNECT_CODES
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +52,23 @@ def unsaid():
         if status is not Status.UNKNOWN and status in known.values()
     ]
     return table(("taken for", "HTTP status of the module's answer"), *rows, (code("UNKNOWN"), "every other one, 200 as well"))
+
+
+def rest():
+    """What a REST module's status means, where its body is no `google.rpc.Status`."""
+    known = {http: status_of_rest(http) for http in range(300, 600)}
+    usual = {Status.UNKNOWN: "3xx", Status.FAILED_PRECONDITION: "other 4xx", Status.INTERNAL: "other 5xx"}
+    rows = []
+    for status in STATUSES:
+        said = [str(http) for http, meant in known.items() if meant is status]
+        if said:
+            rows.append(
+                (
+                    code(status.name),
+                    ", ".join([each for each in said if int(each) in _OF_HTTP] + ([usual[status]] if status in usual else [])),
+                )
+            )
+    return table(("taken for", "HTTP status of a REST module's answer"), *rows)
 
 
 def faults():
@@ -103,7 +121,7 @@ def differences():
     return table(("text", "`json_format`", "we", "because"), *rows)
 
 
-TABLES = {"statuses": statuses, "unsaid": unsaid, "faults": faults, "bounds": bounds, "differences": differences}
+TABLES = {"statuses": statuses, "unsaid": unsaid, "rest": rest, "faults": faults, "bounds": bounds, "differences": differences}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -123,7 +141,7 @@ def asked():
 
 @pytest.mark.parametrize(("request_", "fields", "said"), asked() if PAGE.exists() else [])
 def test_a_request_is_taken_for_what_the_page_says(request_, fields, said):
-    shop = Dialects(apifile.read(str(ROOT / "examples" / "proto" / "shop.binpb")), Limits(), 1)
+    shop = Dialects(apifile.read(str(ROOT / "examples" / "proto" / "shop.binpb")), Limits(), 1, grpc=True)
     method, target = request_.split(" ")
     path, _, query = target.partition("?")
     lines = [classified(*(part.strip().encode() for part in line.split(":", 1))) for line in fields.split("; ") if line]

@@ -406,6 +406,20 @@ def test_a_call_is_told_with_the_rest_routes_of_its_method(counter: Path) -> Non
     assert "which the module does not have" in shown(counter, "CALL", "/shop.Stock/Nothing", *ASKS)["method"]
 
 
+def test_a_call_to_a_rest_module_is_told_with_the_route_that_it_is_asked_by(counter: Path) -> None:
+    counter.write_text(COUNTER.replace("h2c://", "http://"))
+    for how in (
+        ("CALL",),
+        ("POST", "-H", "content-type: application/grpc-web+proto"),
+        ("POST", *JSON, "-H", "connect-protocol-version: 1"),
+    ):
+        told = shown(counter, how[0], "/shop.Stock/Reserve", *how[1:], *ASKS)
+        assert (told["action"], told["module is asked"]) == ("forward", ["POST /v1/stock/{item}:reserve"]), how
+        assert "reached also by" not in told
+    assert shown(counter, "CALL", "/shop.Stock/Nothing", *ASKS)["grpc status"] == "UNIMPLEMENTED"
+    assert shown(counter, "GET", "/v1/stock/plum:watch", *ASKS)["dialect"].startswith("http"), "that is what it speaks itself"
+
+
 def test_a_descriptor_set_that_cannot_be_used_is_told(counter: Path) -> None:
     counter.write_text(COUNTER.replace("shop.binpb", "shop.proto"))
     assert explain(counter, "CALL", "/shop.Stock/Watch", *ASKS).exit_code == 1

@@ -43,7 +43,8 @@ class Known(NamedTuple):
 
 def is_translated(sidecar: Sidecar) -> bool:
     """Whether callers of the module may speak another dialect than its own."""
-    return any(cluster.name == APP and cluster.protocol is Protocol.HTTP2 for cluster in sidecar.clusters)
+    app = next((cluster for cluster in sidecar.clusters if cluster.name == APP), None)
+    return app is not None and (app.protocol is Protocol.HTTP2 or bool(sidecar.api.file))
 
 
 def known_of(sidecar: Sidecar) -> Known:
@@ -115,12 +116,16 @@ def meant(head: RequestHead, snapshot: Snapshot, known: Known | None) -> Meant:
     if known is None:
         return Meant(head, Dialect.GRPC if head.grpc else None, {}, {})
     told: dict[str, object] = {"schema": known.told}
+    behind = snapshot.dialects is not None and snapshot.dialects.behind(head.path) is not None
     if head.grpc:
-        return Meant(head, Dialect.GRPC, _call_shown(head, known.routes) | told, {})
+        return Meant(head, Dialect.GRPC, _call_shown(head, known.routes, behind=behind) | told, {})
     mapped = snapshot.dialects.call(head) if snapshot.dialects is not None else None
     if mapped is None:
         return Meant(head, None, {"dialect": "http, which names no method of the module"} | told, {})
-    return Meant(mapped.head, mapped.dialect, _shown(mapped, snapshot.schema) | told, _refused(mapped))
+    shown = _shown(mapped, snapshot.schema)
+    if behind and mapped.fault is None:
+        shown["module is asked"] = _rest_shown(head.path, known.routes)
+    return Meant(mapped.head, mapped.dialect, shown | told, _refused(mapped))
 
 
 def _shown(mapped: Mapped, schema: Schema) -> dict[str, object]:
@@ -149,12 +154,20 @@ def _method_shown(path: bytes, schema: Schema) -> dict[str, object]:
     return {"method": f"{name} ({_KINDS[kind(method)]}), {method.asks.name} -> {method.tells.name}"}
 
 
-def _call_shown(head: RequestHead, routes: RestRoutes) -> dict[str, object]:
+def _rest_shown(path: bytes, routes: RestRoutes) -> list[str]:
+    """REST routes that a module may be asked by: the first one that can say the message is taken."""
+    ways = routes.ways(routes.schema.methods[path])
+    return [clean(f"{way.rule.method} {way.rule.path}") for way in [way for way in ways if way.annotated] or ways]
+
+
+def _call_shown(head: RequestHead, routes: RestRoutes, *, behind: bool) -> dict[str, object]:
     lines: dict[str, object] = {"dialect": Dialect.GRPC.value}
     lines |= _method_shown(head.path, routes.schema)
     lines |= dict.fromkeys(("request", "answer"), "protobuf, as it comes")
     method = routes.schema.methods.get(head.path)
-    if method is not None:
+    if behind:
+        lines["module is asked"] = _rest_shown(head.path, routes)
+    elif method is not None:
         lines["reached also by"] = [clean(f"{way.rule.method} {way.rule.path}") for way in routes.ways(method)]
     return lines
 
