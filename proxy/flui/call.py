@@ -360,7 +360,7 @@ class TranslatedCall(Call):
         self.done = self.deaf = True
         self.ended = mapped.status
         ending = Ending(mapped.status, mapped.why)
-        self.translation.turn_away(ending, fault, self.head.path, self.trace, mapped.allow)
+        self.translation.turn_away(ending, fault, mapped.asked, self.trace, mapped.allow)
 
     def _cut(self, fault: Fault) -> None:
         self.down.send(End(self.stream, grpc_trailers(fault)) if self._at_rest else Reset(self.stream, fault))

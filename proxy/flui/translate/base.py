@@ -188,10 +188,12 @@ class Translation:
 class Mapped(Spoken):
     """A request whose call is known, and how it is translated."""
 
-    __slots__ = ("allow", "fault", "status", "why")
+    __slots__ = ("allow", "asked", "fault", "status", "why")
 
     def __init__(self, dialect: Dialect, head: RequestHead, epoch: int) -> None:
         super().__init__(dialect, head, epoch)
+        self.asked = head.path
+        """Path of the request itself, which a problem document names."""
         self.fault: Fault | None = None
         """It cannot be carried out, for this; None: it can. The caller hears of it only if policy lets it in."""
         self.status = Status.INVALID_ARGUMENT

@@ -184,10 +184,20 @@ class RestCall(Mapped):
     __slots__ = ("_coding", "_events", "_format", "_lines", "_method", "_of", "bound")
 
     def __init__(
-        self, head: RequestHead, of: RestCalls, bound: Bound | None, format_: Format, coding: bytes, *, lines: bool, events: bool
+        self,
+        head: RequestHead,
+        of: RestCalls,
+        asked: bytes,
+        bound: Bound | None,
+        format_: Format,
+        coding: bytes,
+        *,
+        lines: bool,
+        events: bool,
     ) -> None:
         super().__init__(Dialect.REST, head, of.epoch)
         self._of = of
+        self.asked = asked
         self.bound = bound
         """The way that it takes; None: there is none for it, and it is refused."""
         self._method: Method | None = bound.method if bound is not None else None
@@ -284,7 +294,7 @@ class RestCalls:
         call = call_of(head, method.path, [_GRPC], sifted, repeatable=method.safe)
         if call is None:
             return None
-        found = RestCall(call, self, bound, Rest(bound, head.query, self._schema), coding, lines=lines, events=accepts)
+        found = RestCall(call, self, head.path, bound, Rest(bound, head.query, self._schema), coding, lines=lines, events=accepts)
         if not lines and content_type not in _DOCUMENT:
             wanted = "application/json or application/x-ndjson" if method.client_streams else "application/json"
             found.refuse(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, f"content-type must be {wanted}")
@@ -304,7 +314,7 @@ class RestCalls:
         call = call_of(head, path, [_GRPC], Sifted(head))
         if call is None:
             return None
-        found = RestCall(call, self, None, PROTO, b"", lines=False, events=False)
+        found = RestCall(call, self, head.path, None, PROTO, b"", lines=False, events=False)
         if allowed:
             found.refuse(Fault.METHOD_NOT_ALLOWED, Status.UNIMPLEMENTED, "the path is there for other methods")
             found.allow = b", ".join(allowed)
