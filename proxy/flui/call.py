@@ -25,7 +25,7 @@ from flui.model.fields import Field, field
 from flui.model.grpc import STATUSES, Status, call_status, counted_as, message_said, status_of_http, status_said
 from flui.model.spoken import Dialect
 from flui.splice import Splice
-from flui.translate.base import HTTP_FAULTS, Mapped, Translation
+from flui.translate.base import HTTP_FAULTS, Refused, Translation
 from flui.translate.grpc_rest import Behind, GrpcRest
 from flui.translate.status import Ending
 
@@ -349,18 +349,17 @@ class TranslatedCall(Call):
         self.status = self.status or 200
         self.translation.end(Ending(status, message))
 
-    def turn_away(self, mapped: Mapped) -> None:
+    def turn_away(self, refused: Refused) -> None:
         """Refuses a request that policy lets in, and that cannot be carried out."""
-        fault = mapped.fault
-        assert fault is not None, "it can be carried out"
+        fault = refused.fault
         if fault not in HTTP_FAULTS:
-            self.give_up(fault, mapped.status, mapped.why)
+            self.give_up(fault, refused.status, refused.why)
             return
         self.fault = fault
         self.done = self.deaf = True
-        self.ended = mapped.status
-        ending = Ending(mapped.status, mapped.why)
-        self.translation.turn_away(ending, fault, mapped.asked, self.trace, mapped.allow)
+        self.ended = refused.status
+        ending = Ending(refused.status, refused.why)
+        self.translation.turn_away(ending, fault, refused.asked or self.head.path, self.trace, refused.allow)
 
     def _cut(self, fault: Fault) -> None:
         self.down.send(End(self.stream, grpc_trailers(fault)) if self._at_rest else Reset(self.stream, fault))

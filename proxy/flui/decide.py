@@ -24,6 +24,7 @@ from flui.model.grpc import CALL
 from flui.model.resilience import IDEMPOTENT, NORMAL, PRIORITY_NAMES, Panic
 from flui.model.topology import APP, SELF_ROUTE, Cluster, Protocol, Route
 from flui.policy.base import Policy, Verdict
+from flui.policy.index import NO_RULE
 from flui.routing.table import Table
 from flui.translate.cors import Pages
 from flui.translate.dialects import Dialects
@@ -210,6 +211,10 @@ def _inbound(
     rule = "not required"
     if snapshot.authorizes(listener):
         verdict = snapshot.policy.decide(principal, service, method.decode(), path.decode())
+        if verdict.allowed and snapshot.dialects is not None and method != CALL and method_of(path) is not None:
+            # A module may take for a call what nobody here does: what rules deny as a call is denied as any request.
+            called = snapshot.policy.decide(principal, service, CALL.decode(), path.decode())
+            verdict = verdict if called.allowed or called.rule == NO_RULE else called
         rule = verdict.rule
         if not verdict.allowed:
             return _decision(snapshot, Reply(_refusal(verdict)), Why(listener, service, route.name, rule, principal))

@@ -320,8 +320,8 @@ class Downstream(asyncio.BufferedProtocol):
         action = decision.action
         if isinstance(action, Reply):
             splice.fail(action.fault)
-        elif spoken is not None and spoken.fault is not None and isinstance(splice, TranslatedCall):
-            splice.turn_away(spoken)
+        elif spoken is not None and spoken.refused is not None and isinstance(splice, TranslatedCall):
+            splice.turn_away(spoken.refused)
         else:
             if expects:
                 self.codec.send(ResponseHead(head.stream, 100, [], 0))  # it is asked of us here: gRPC has no such thing

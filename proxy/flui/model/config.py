@@ -69,6 +69,15 @@ class Limits:
     grpc_message_octets: int = 4 * MIB
     """One gRPC message, of either side; 0: no limit. What gRPC libraries take unless told otherwise."""
 
+    @property
+    def credit_octets(self) -> int:
+        """Octets that a codec may have sent without giving credit for them.
+
+        Half of the smaller window: whatever the other side of an exchange speaks, its window is at least as large, so it never
+        waits for credit that nobody gives. What a translation makes of a window is three quarters of it at least (base64).
+        """
+        return min(self.window_octets, self.stream_window_octets) // 2
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:

@@ -28,9 +28,8 @@ class Spoken:
 
     __slots__ = ("dialect", "epoch", "head")
 
-    def __init__(self, dialect: Dialect, head: RequestHead, epoch: int) -> None:
-        self.dialect = dialect
-        self.head = head
-        """Of the call, complete and validated: what is decided on, and a copy of which is sent on."""
-        self.epoch = epoch
-        """Of the snapshot under which it means this."""
+    dialect: Dialect
+    head: RequestHead
+    """Of the call, complete and validated: what is decided on, and a copy of which is sent on."""
+    epoch: int
+    """Of the snapshot under which it means this."""

@@ -185,28 +185,33 @@ class Translation:
         self.codec.send(End(self.stream, trailers))
 
 
-class Mapped(Spoken):
-    """A request whose call is known, and how it is translated."""
+class Refused:
+    """Why a request that names its method cannot be carried out. Its caller hears of it only if policy lets it in."""
 
     __slots__ = ("allow", "asked", "fault", "status", "why")
 
-    def __init__(self, dialect: Dialect, head: RequestHead, epoch: int) -> None:
-        super().__init__(dialect, head, epoch)
-        self.asked = head.path
-        """Path of the request itself, which a problem document names."""
-        self.fault: Fault | None = None
-        """It cannot be carried out, for this; None: it can. The caller hears of it only if policy lets it in."""
-        self.status = Status.INVALID_ARGUMENT
-        self.why = ""
-        """What the caller is told then."""
-        self.allow = b""
-        """Methods that the path has; empty: that is not what is wrong."""
-
-    def refuse(self, fault: Fault, status: Status, why: str) -> None:
-        """It names its method, but cannot be carried out."""
+    def __init__(self, fault: Fault, status: Status, why: str, allow: bytes = b"", asked: bytes = b"") -> None:
         self.fault = fault
         self.status = status
         self.why = why
+        """What the caller is told."""
+        self.allow = allow
+        """Methods that the path has; empty: that is not what is wrong."""
+        self.asked = asked
+        """Path of the request, which a problem document names; empty: it is the call's."""
+
+
+class Mapped(Spoken):
+    """A request whose call is known, and how it is translated."""
+
+    __slots__ = ("refused",)
+
+    def __init__(self, dialect: Dialect, head: RequestHead, epoch: int) -> None:
+        self.dialect = dialect
+        self.head = head
+        self.epoch = epoch
+        self.refused: Refused | None = None
+        """It cannot be carried out; None: it can."""
 
     @property
     def formats(self) -> tuple[str, str]:

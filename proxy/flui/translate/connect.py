@@ -18,16 +18,18 @@ from flui.model.fault import Fault
 from flui.model.fields import Field, classified, field
 from flui.model.grpc import Status, http_of
 from flui.model.spoken import Dialect
-from flui.translate.base import Mapped, Translation
+from flui.translate.base import Mapped, Refused, Translation
 from flui.translate.coding import IDENTITY, is_known
 from flui.translate.formats import PROTO, Format, Formats
-from flui.translate.heads import Shown, Sifted, call_of, leading, refusal
+from flui.translate.heads import NO_METADATA, Shown, Sifted, call_of, leading, refusal
 from flui.translate.status import Ending, connect_error, end_of_stream, ending_of, trailer_fields
 from flui.translate.streams import Stream
 from flui.translate.unary import Unary, framed, leading_and_status
 
 _PROTO: Final = field(b"content-type", b"application/proto")
 _JSON: Final = field(b"content-type", b"application/json")
+_PROTO_LINES: Final = [_PROTO]
+_JSON_LINES: Final = [_JSON]
 _STREAM_PROTO: Final = field(b"content-type", b"application/connect+proto")
 _STREAM_JSON: Final = field(b"content-type", b"application/connect+json")
 _GRPC: Final = classified(b"content-type", b"application/grpc+proto")
@@ -209,7 +211,7 @@ class ConnectCalls:
             content_type: In lower case, without parameters.
 
         Returns:
-            None when it is no Connect, or its metadata is none.
+            None when it is no Connect.
         """
         if content_type == b"application/proto":
             sifted = Sifted(head)
@@ -252,7 +254,7 @@ class ConnectCalls:
 
     def _call(
         self, head: RequestHead, dialect: Dialect, sifted: Sifted, coding: bytes, accepts: bytes, message: bytes, *, json: bool
-    ) -> ConnectCall | None:
+    ) -> ConnectCall:
         fault: Fault | None = None
         status = Status.INVALID_ARGUMENT
         why = ""
@@ -285,16 +287,16 @@ class ConnectCalls:
                 left = min(int(timeout), _LONGEST_MS)
         path = head.path + head.query if head.query and head.method == b"POST" else head.path
         call = call_of(head, path, lines, sifted, left, repeatable=head.method == b"GET")
-        if call is None:
-            return None
+        if sifted.unsound:
+            fault, status, why = Fault.MALFORMED, Status.INVALID_ARGUMENT, NO_METADATA
         found_call = ConnectCall(dialect, call, self, format_, coding, message)
         method = self._formats.schema.methods.get(head.path)
         if method is None and self._formats.schema.methods:
-            found_call.refuse(Fault.NO_ROUTE, Status.UNIMPLEMENTED, "there is no such method")
+            found_call.refused = Refused(Fault.NO_ROUTE, Status.UNIMPLEMENTED, "there is no such method")
         elif method is not None and dialect is Dialect.CONNECT and (method.client_streams or method.server_streams):
-            found_call.refuse(Fault.UNSUPPORTED_TYPE, Status.UNIMPLEMENTED, "the method is one of streams")
+            found_call.refused = Refused(Fault.UNSUPPORTED_TYPE, Status.UNIMPLEMENTED, "the method is one of streams")
         elif fault is not None:
-            found_call.refuse(fault, status, why)
+            found_call.refused = Refused(fault, status, why)
         return found_call
 
 

@@ -58,7 +58,7 @@ class Dialects:
             content_type = b""
             for line in head.special:
                 if line.kind == CONTENT_TYPE:
-                    content_type = line.value
+                    content_type = line.value.lower()
             if content_type.startswith(b"application/"):
                 plain = self._types.get(content_type)
                 if plain is None:

@@ -101,22 +101,9 @@ class GrpcRest:
     """One try of a call, said in REST."""
 
     __slots__ = (
-        "_asks",
-        "_behind",
-        "_body",
-        "_ended",
-        "_head",
-        "_open",
-        "_over",
-        "_reader",
-        "_shown",
-        "_splice",
-        "_status",
-        "_stream",
-        "_told",
-        "_up",
-        "_way",
-    )
+        "_asks", "_behind", "_body", "_ended", "_head", "_open", "_over", "_reader",
+        "_shown", "_splice", "_status", "_stream", "_told", "_up", "_way",
+    )  # fmt: skip
 
     def __init__(self, behind: Behind, up: Events, splice: Tells) -> None:
         self._behind = behind
@@ -249,15 +236,7 @@ class GrpcRest:
         call = self._head
         assert call is not None
         wants = _WANTS_LINES if self._behind.method.server_streams else _WANTS_JSON
-        fields = [
-            *lines,
-            wants,
-            *[
-                line
-                for line in call.fields
-                if line.kind != GRPC_TYPE and not line.name.startswith(b"grpc-") and line.name != b"accept-encoding"
-            ],
-        ]
+        fields = [*lines, wants, *[line for line in call.fields if _is_metadata(line)]]
         head = RequestHead(self._stream, verb, call.scheme, call.authority, path, query, fields, length)
         head.extra = [_for_http(line) for line in call.extra or () if line.name != b"grpc-previous-rpc-attempts"]
         self._open = True
@@ -395,3 +374,8 @@ def _for_http(line: Field) -> Field:
     if line.name != b"grpc-timeout":
         return line
     return field(b"flui-deadline", b"%d" % (grpc_timeout(line.value) or 0))
+
+
+def _is_metadata(line: Field) -> bool:
+    """Whether a field of a call is what its caller wants the module to know."""
+    return line.kind != GRPC_TYPE and line.name != b"accept-encoding" and not line.name.startswith(b"grpc-")

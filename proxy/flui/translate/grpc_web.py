@@ -15,8 +15,8 @@ from flui.model.fault import Fault
 from flui.model.fields import CONTENT_TYPE, GRPC_TYPE, LENGTH, Field, classified, field
 from flui.model.grpc import Status, message_said
 from flui.model.spoken import Dialect
-from flui.translate.base import Mapped, Translation
-from flui.translate.heads import Sifted, call_of, refusal
+from flui.translate.base import Mapped, Refused, Translation
+from flui.translate.heads import NO_METADATA, Sifted, call_of, refusal
 from flui.translate.status import Ending
 from flui.translate.tally import Tally
 
@@ -169,42 +169,43 @@ class WebCalls:
     def __init__(self) -> None:
         self._known: dict[bytes, _Kind] = {}
 
-    def call(self, head: RequestHead, content_type: bytes, epoch: int) -> WebCall | None:
+    def call(self, head: RequestHead, content_type: bytes, epoch: int) -> WebCall:
         """The call of a POST.
 
         Args:
             head: Of the request, validated.
             content_type: In lower case, without parameters; begins with `application/grpc-web`.
             epoch: Of the snapshot.
-
-        Returns:
-            None when it is another content-type, or its metadata is none.
         """
         kind = self._known.get(content_type)
         if kind is None:
-            rest = content_type[len(WEB) :]
-            text = rest.startswith(_TEXT)
-            if text:
-                rest = rest[len(_TEXT) :]
-            if rest and (rest[0] != 0x2B or len(rest) == 1):
-                return None
             if len(self._known) >= _MEMO:
                 self._known.clear()
-            kind = self._known[content_type] = _Kind(classified(b"content-type", b"application/grpc" + rest), _Shown(content_type), text)
+            kind = self._known[content_type] = _Kind(content_type)
+        sifted = Sifted(head, speaks_grpc=True)
         path = head.path + head.query if head.query else head.path
-        call = call_of(head, path, kind.lines, Sifted(head, speaks_grpc=True))
-        return WebCall(call, epoch, kind.shown, text=kind.text) if call is not None else None
+        call = call_of(head, path, kind.lines, sifted)
+        found = WebCall(call, epoch, kind.shown, text=kind.text)
+        if not kind.known:
+            found.refused = Refused(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, "content-type is none of gRPC-Web")
+        elif sifted.unsound:
+            found.refused = Refused(Fault.MALFORMED, Status.INVALID_ARGUMENT, NO_METADATA)
+        return found
 
 
 class _Kind:
     """What a content-type means."""
 
-    __slots__ = ("lines", "shown", "text")
+    __slots__ = ("known", "lines", "shown", "text")
 
-    def __init__(self, line: Field, shown: _Shown, text: bool) -> None:
-        self.lines = [line]
-        self.shown = shown
-        self.text = text
+    def __init__(self, content_type: bytes) -> None:
+        rest = content_type[len(WEB) :]
+        self.text = rest.startswith(_TEXT)
+        if self.text:
+            rest = rest[len(_TEXT) :]
+        self.known = not rest or (rest[0] == 0x2B and len(rest) > 1)
+        self.lines = [classified(b"content-type", b"application/grpc" + rest if self.known else b"application/grpc")]
+        self.shown = _Shown(content_type)
 
 
 __all__ = ["WEB", "GrpcWeb", "GrpcWebText", "WebCall", "WebCalls"]

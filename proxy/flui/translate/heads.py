@@ -20,11 +20,14 @@ _FORGED: Final = b"grpc-"
 
 _MAPPED: Final = 64
 
+NO_METADATA: Final = "a field of the request is no metadata: a `-bin` that is not base64, or a grpc-timeout that is none"
+"""What a caller is told of a request that `call_of` says so of."""
+
 
 class Sifted:
     """What a request's fields say to a module, and what they say of the body and the dialect."""
 
-    __slots__ = ("about", "fields", "odd")
+    __slots__ = ("about", "fields", "odd", "unsound")
 
     def __init__(self, head: RequestHead, *, speaks_grpc: bool = False) -> None:
         """In one pass.
@@ -55,12 +58,17 @@ class Sifted:
         """Of `accept`, `content-encoding` and the like; a list is what it is: its parts joined."""
         self.odd = odd
         """Some of the fields are more than metadata, or encoded."""
+        self.unsound = False
+        """They are not what they say (`call_of`)."""
 
 
 def call_of(
     head: RequestHead, path: bytes, lines: list[Field], sifted: Sifted, deadline_ms: int = -1, *, repeatable: bool = False
-) -> RequestHead | None:
-    """The head of the call that a request means; None where its metadata is none.
+) -> RequestHead:
+    """The head of the call that a request means.
+
+    Where its fields are no metadata (`sifted.unsound`), the head carries none of them, and the call is to be refused: as a call, for
+    what rules say of the path as a plain request is not meant for it.
 
     Args:
         head: Of the request, validated.
@@ -81,7 +89,10 @@ def call_of(
     call.repeatable = head.repeatable or repeatable or head.method in IDEMPOTENT
     call.forwarded = head.forwarded
     call.vetted = True
-    return call if not sifted.odd or is_call_sound(call) else None
+    if sifted.odd and not is_call_sound(call):
+        sifted.unsound = True
+        call.fields = lines
+    return call
 
 
 _LENGTHS: Final[dict[int, Field]] = {}

@@ -21,10 +21,10 @@ from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import CONTENT_TYPE, Field, classified, field
 from flui.model.grpc import Status, http_of
 from flui.model.spoken import Dialect
-from flui.translate.base import Mapped, Translation
+from flui.translate.base import Mapped, Refused, Translation
 from flui.translate.coding import IDENTITY, is_known
 from flui.translate.formats import PROTO, Format, Rest, details_json
-from flui.translate.heads import Shown, Sifted, call_of, leading, length_line, refusal
+from flui.translate.heads import NO_METADATA, Shown, Sifted, call_of, leading, length_line, refusal
 from flui.translate.rest import Bound, RestRoutes
 from flui.translate.schema import Method, Schema
 from flui.translate.status import Ending, rpc_status
@@ -39,6 +39,7 @@ _FRESH: Final = field(b"cache-control", b"no-cache")
 _NDJSON: Final = frozenset((b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines"))
 _DOCUMENT: Final = frozenset((b"", b"application/json"))
 _EVENT_STREAM: Final = b"text/event-stream"
+_NOT_ONE: Final = "the service did not answer with one message"
 
 
 def _http(fault: Fault | None, status: Status) -> int:
@@ -120,7 +121,11 @@ class RestStream(Stream):
         """A message as the caller is sent it."""
         whole = self._whole
         if whole is not None:
-            whole.append(payload)
+            if whole and self._ending is None:
+                # Nobody would hold back a service that goes on: what it sends is not passed on, so nothing waits for the caller.
+                self._splice.give_up(Fault.UPSTREAM_MALFORMED, Status.UNIMPLEMENTED, _NOT_ONE)
+            else:
+                whole.append(payload)
             return b""
         head = self._first
         if head is not None:
@@ -162,7 +167,7 @@ class RestStream(Stream):
     def _say_single(self, head: ResponseHead | None, ending: Ending) -> None:
         whole = self._whole
         if head is None or not whole or len(whole) > 1:
-            self._say_error(Ending(Status.UNIMPLEMENTED, "the service did not answer with one message"), [])
+            self._say_error(Ending(Status.UNIMPLEMENTED, _NOT_ONE), [])
             return
         length = [length_line(len(whole[0])), *ending.metadata, *(head.extra or ())]
         self.say_head(200, [_JSON, *leading(head.fields)], len(whole[0]), length)
@@ -187,7 +192,6 @@ class RestCall(Mapped):
         self,
         head: RequestHead,
         of: RestCalls,
-        asked: bytes,
         bound: Bound | None,
         format_: Format,
         coding: bytes,
@@ -197,7 +201,6 @@ class RestCall(Mapped):
     ) -> None:
         super().__init__(Dialect.REST, head, of.epoch)
         self._of = of
-        self.asked = asked
         self.bound = bound
         """The way that it takes; None: there is none for it, and it is refused."""
         self._method: Method | None = bound.method if bound is not None else None
@@ -292,14 +295,20 @@ class RestCalls:
             coding = b""
         accepts = method.server_streams and _EVENT_STREAM in sifted.about.get(b"accept", b"").lower()
         call = call_of(head, method.path, [_GRPC], sifted, repeatable=method.safe)
-        if call is None:
-            return None
-        found = RestCall(call, self, head.path, bound, Rest(bound, head.query, self._schema), coding, lines=lines, events=accepts)
-        if not lines and content_type not in _DOCUMENT:
+        found = RestCall(call, self, bound, Rest(bound, head.query, self._schema), coding, lines=lines, events=accepts)
+        if sifted.unsound:
+            found.refused = Refused(Fault.MALFORMED, Status.INVALID_ARGUMENT, NO_METADATA)
+        elif not lines and content_type not in _DOCUMENT:
             wanted = "application/json or application/x-ndjson" if method.client_streams else "application/json"
-            found.refuse(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, f"content-type must be {wanted}")
+            found.refused = Refused(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, f"content-type must be {wanted}", b"", head.path)
         elif coding and (method.client_streams or method.server_streams or not is_known(coding)):
-            found.refuse(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, "content-encoding is not served here; of single messages gzip is")
+            found.refused = Refused(
+                Fault.UNSUPPORTED_TYPE,
+                Status.INVALID_ARGUMENT,
+                "of single messages gzip is served, and no other content-encoding",
+                b"",
+                head.path,
+            )
         return found
 
     def _unknown(self, head: RequestHead) -> RestCall | None:
@@ -312,12 +321,10 @@ class RestCalls:
         elif head.method != b"POST" or head.path[1:].partition(b"/")[0] not in self._schema.services:
             return None
         call = call_of(head, path, [_GRPC], Sifted(head))
-        if call is None:
-            return None
-        found = RestCall(call, self, head.path, None, PROTO, b"", lines=False, events=False)
+        found = RestCall(call, self, None, PROTO, b"", lines=False, events=False)
         if allowed:
-            found.refuse(Fault.METHOD_NOT_ALLOWED, Status.UNIMPLEMENTED, "the path is there for other methods")
-            found.allow = b", ".join(allowed)
+            allow = b", ".join(allowed)
+            found.refused = Refused(Fault.METHOD_NOT_ALLOWED, Status.UNIMPLEMENTED, "the path is there for other methods", allow, head.path)
         else:
-            found.refuse(Fault.NO_ROUTE, Status.UNIMPLEMENTED, "there is no such method")
+            found.refused = Refused(Fault.NO_ROUTE, Status.UNIMPLEMENTED, "there is no such method")
         return found

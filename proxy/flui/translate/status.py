@@ -58,6 +58,8 @@ def ending_of(fields: list[Field]) -> Ending:
 
     A `google.rpc.Status` among them says it best, as gRPC's own libraries have it.
     """
+    if len(fields) == 1 and fields[0].value == b"0" and fields[0].name == b"grpc-status":
+        return _WELL  # shared, as nobody changes it
     status = Status.UNKNOWN
     message = ""
     details: list[Detail] = []
@@ -85,6 +87,9 @@ def ending_of(fields: list[Field]) -> Ending:
     ending = Ending(status, message, details, metadata)
     ending.retry_after_s = after_s
     return ending
+
+
+_WELL: Final = Ending(Status.OK)
 
 
 class _Said:

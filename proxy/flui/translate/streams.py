@@ -173,6 +173,8 @@ class Stream(Translation):
         """The answer is complete."""
         if not self.over:
             self._ending = ending_of(end.trailers or [])
+            if self._telling is not None:
+                self._telling.finish()
             self._tell()
 
     def _tell(self) -> None:
@@ -195,6 +197,9 @@ class Stream(Translation):
         if self.over:
             return
         ending = self._ending
+        if reader is not None and reader.fault is not None and (ending is None or ending.status is Status.OK):
+            self._fail("the service's answer is not made of whole messages")
+            return
         if ending is not None:
             if drained:
                 self.end(ending)

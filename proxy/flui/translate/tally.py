@@ -6,14 +6,20 @@ from collections import deque
 
 
 class Tally:
-    """Chunks on their way, oldest first: what each came from, and what it became."""
+    """Chunks on their way, oldest first: what each came from, and what it became.
 
-    __slots__ = ("_left", "_waiting", "outstanding")
+    A chunk that was taken in part is paid for in part: a codec may keep the rest of its credit back until more is sent, and
+    nobody would send more while the chunk that fills the window is not paid for.
+    """
+
+    __slots__ = ("_credited", "_left", "_waiting", "outstanding")
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[int, int]] = deque()
         self._left = 0
-        """Octets of the oldest that were taken already."""
+        """Octets of the oldest that were taken already …"""
+        self._credited = 0
+        """… and octets of its source that were paid for."""
         self.outstanding = 0
         """Octets that the far side has not taken yet."""
 
@@ -31,6 +37,14 @@ class Tally:
         while waiting and left >= waiting[0][1]:
             source, became = waiting.popleft()
             left -= became
-            credit += source
-        self._left = left if waiting else 0
+            credit += source - self._credited
+            self._credited = 0
+        if waiting:
+            source, became = waiting[0]
+            part = source * left // became
+            credit += part - self._credited
+            self._credited = part
+            self._left = left
+        else:
+            self._left = 0
         return credit

@@ -23,6 +23,7 @@ from flui.translate.schema import Unfit
 from flui.translate.status import Ending, ending_of
 
 _MOST = 0xFFFF_FFFF
+_NOT_WHOLE = "the service's answer is not made of whole messages"
 
 
 def framed(payload: bytes, *, coded: bool = False) -> bytes:
@@ -120,7 +121,7 @@ class Unary(Translation):
             if self._left < 0:
                 self._ask(b"".join(self._gathered))
             if not self.over:
-                self._splice.heard(End(event.stream))
+                self._splice.heard(event)
         elif not isinstance(event, Credit):
             self._splice.heard(event)
 
@@ -185,6 +186,12 @@ class Unary(Translation):
             self._messages += 1
             self._message = message.payload
             self._taken = message.coded
+        if reader.fault is not None:
+            self._splice.give_up(reader.fault, Status.INTERNAL, _NOT_WHOLE)
+        elif self._messages > 1:
+            self._splice.give_up(Fault.UPSTREAM_MALFORMED, Status.UNIMPLEMENTED, "the service answered with more than one message")
+        if self.over:
+            return
         credit = reader.credit()
         if credit:
             self._splice.heard(Credit(self.stream, credit))
@@ -194,11 +201,16 @@ class Unary(Translation):
         if self.over:
             return
         ending = ending_of(end.trailers or [])
+        reader = self._reader
+        if reader is not None:
+            reader.finish()
+            reader.take()  # what is left of a message becomes its fault
         if ending.status is not Status.OK:
             self.end(ending)
+        elif reader is not None and reader.fault is not None:
+            self._splice.give_up(reader.fault, Status.INTERNAL, _NOT_WHOLE)
         elif self._messages != 1:
-            what = "without a message" if not self._messages else "with more than one message"
-            self.end(Ending(Status.UNIMPLEMENTED, f"the service answered {what}", None, ending.metadata))
+            self.end(Ending(Status.UNIMPLEMENTED, "the service answered without a message", None, ending.metadata))
         else:
             head = self._head
             assert head is not None, "an end before its head"
@@ -231,12 +243,24 @@ class Unary(Translation):
 
     def say_whole(self, status: int, fields: list[Field], body: bytes, extra: list[Field] | None) -> None:
         """Sends an answer that is complete."""
-        lines = [length_line(len(body))]
+        size = len(body)
+        stream = self.stream
+        head = ResponseHead(stream, status, fields, size)
+        lines = [length_line(size)]
         if extra:
             lines += extra
-        self.say_head(status, fields, len(body), lines)
-        self.say(body)
-        self.say_end()
+        if self._extra is not None:
+            lines += self._extra
+        head.extra = lines
+        splice = self._splice
+        splice.status = status
+        splice.octets_out = self.sent = size
+        self.begun = self.over = True
+        codec = self.codec
+        codec.send(head)
+        if size:
+            codec.send(Data(stream, body))
+        codec.send(End(stream))
 
     def cut(self, reset: Reset) -> None:
         """Nothing was said yet, so that it can still be said how the call ended."""

@@ -35,6 +35,7 @@ class Http1Client:
         "_body",
         "_chunked",
         "_chunked_in",
+        "_due",
         "_events",
         "_in",
         "_interim",
@@ -62,6 +63,7 @@ class Http1Client:
         self._limits = limits
         self._body = Body(limits)
         self._window = limits.window_octets
+        self._due = limits.credit_octets
         self._in = b""
         self._last = b"\r\n\r\n"  # what no head holds, for it is its end
         self._last_head: ResponseHead | None = None
@@ -344,7 +346,7 @@ class Http1Client:
 
     def repay(self) -> bool:
         """Told after each write: whether Credit is due for what the socket took, which is among the events then."""
-        if self._stalled or self.owed * 2 < self._window or not self._requesting:
+        if self._stalled or self.owed < self._due or not self._requesting:
             return False
         self._events.append(Credit(self._stream, self.owed))
         self.owed = 0

@@ -44,6 +44,7 @@ class Http1Server:
         "_body",
         "_chunked",
         "_close",
+        "_due",
         "_eof",
         "_events",
         "_in",
@@ -80,6 +81,7 @@ class Http1Server:
         self._scheme = scheme
         self._body = Body(limits)
         self._window = limits.window_octets
+        self._due = limits.credit_octets
         self._in = b""
         self._last = b"\r\n\r\n"  # what no head holds, for it is its end
         self._last_head: RequestHead | None = None
@@ -455,7 +457,7 @@ class Http1Server:
 
         Only then: credit for octets that the socket turns out not to take would bring as many again.
         """
-        if self._stalled or self.owed * 2 < self._window or self._state == _DONE:
+        if self._stalled or self.owed < self._due or self._state == _DONE:
             return False
         self._events.append(Credit(self._stream, self.owed))
         self.owed = 0

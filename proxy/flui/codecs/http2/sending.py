@@ -34,6 +34,7 @@ class Sending:
     __slots__ = (
         "_bounds",
         "_dead",
+        "_due",
         "_encoder",
         "_events",
         "_floods",
@@ -62,6 +63,7 @@ class Sending:
         self._bounds = bounds
         self._floods = Floods(bounds)
         self._window = limits.stream_window_octets
+        self._due = limits.credit_octets
         self._encoder = Encoder()
         self._streams: dict[int, Stream] = {}
         self._recent: dict[int, int] = {}
@@ -188,7 +190,7 @@ class Sending:
         self._out_window -= size
         self._floods.idle_frames = 0
         due = stream.credit_due + size
-        if due * 2 >= self._window and not self._stalled and not stream.ending:
+        if due >= self._due and not self._stalled and not stream.ending:
             self._events.append(Credit(stream.number, due))
             due = 0
         stream.credit_due = due

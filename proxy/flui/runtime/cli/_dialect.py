@@ -123,7 +123,7 @@ def meant(head: RequestHead, snapshot: Snapshot, known: Known | None) -> Meant:
     if mapped is None:
         return Meant(head, None, {"dialect": "http, which names no method of the module"} | told, {})
     shown = _shown(mapped, snapshot.schema)
-    if behind and mapped.fault is None:
+    if behind and mapped.refused is None:
         shown["module is asked"] = _rest_shown(head.path, known.routes)
     return Meant(mapped.head, mapped.dialect, shown | told, _refused(mapped))
 
@@ -139,8 +139,8 @@ def _shown(mapped: Mapped, schema: Schema) -> dict[str, object]:
         if variables:
             lines["variables"] = variables
     asks, tells = mapped.formats
-    if mapped.fault is not None:
-        lines["cannot be carried out"] = mapped.why
+    if mapped.refused is not None:
+        lines["cannot be carried out"] = mapped.refused.why
     elif asks:
         lines |= {"request": asks, "answer": tells}
     return lines
@@ -173,17 +173,18 @@ def _call_shown(head: RequestHead, routes: RestRoutes, *, behind: bool) -> dict[
 
 
 def _refused(mapped: Mapped) -> dict[str, object]:
-    fault = mapped.fault
-    if fault is None:
+    refused = mapped.refused
+    if refused is None:
         return {}
+    fault = refused.fault
     lines: dict[str, object] = {"action": "reply"}
     if fault in HTTP_FAULTS:
         lines["status"] = DIALECTS[fault].http
     else:
-        lines |= told_as(mapped.dialect, fault, mapped.status)
+        lines |= told_as(mapped.dialect, fault, refused.status)
     lines["fault"] = fault.value
-    if mapped.allow:
-        lines["allow"] = mapped.allow.decode()
+    if refused.allow:
+        lines["allow"] = refused.allow.decode()
     return lines
 
 

@@ -1,0 +1,125 @@
+"""Issue 6: "Slow reader and cancel in each direction for each streaming pair". In short; the whole 1 GiB is in `acceptance`."""
+
+import time
+
+import grpc
+import pytest
+
+from support.dialect_streams import AT_ONCE_S, DOWN, GROWTH, IMPORT, KERNEL, MIB, UP, ending, stage, still
+from support.pair import wait
+
+HTTP = ("http1", "http2")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory):
+    with stage(tmp_path_factory.mktemp("streams")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("http", HTTP)
+@pytest.mark.parametrize("name", DOWN)
+def test_a_caller_that_does_not_read_stops_the_module_and_its_going_is_heard_at_once(staged, name, http):
+    module = staged.module
+    module.again()
+    before = staged.side.resident_octets
+    with staged.caller(http) as caller:
+        staged.watch(caller, name, -1)
+        assert len(caller.read(256 * 1024)) == 256 * 1024
+        told = still(lambda: module.told)
+        grown = staged.side.resident_octets - before
+        assert told < KERNEL, f"{told / MIB:.1f} MiB went out"
+        assert grown < GROWTH, f"{grown / MIB:.1f} MiB"
+        assert len(caller.read(2 * MIB)) == 2 * MIB, "it goes on where it was"
+        gone = time.monotonic()
+        caller.cancel()
+        assert module.gone.wait(2), "the module is never told"
+        assert module.gone_at - gone < AT_ONCE_S
+    staged.settled()
+
+
+@pytest.mark.parametrize("http", HTTP)
+@pytest.mark.parametrize("name", UP)
+def test_a_module_that_does_not_read_stops_its_caller(staged, name, http):
+    module = staged.module
+    module.again(slow=True)
+    before = staged.side.resident_octets
+    way = UP[name]
+    with staged.caller(http) as caller:
+        caller.begin("POST", IMPORT, way.kind, way.more)
+        piece = way.message(module.messages["Book"](title="x" * 65_536))
+        written = 0
+        while written < 64 * MIB:
+            taken = caller.write(piece, 0.5)
+            written += taken
+            if taken < len(piece):
+                break
+        grown = staged.side.resident_octets - before
+        assert written < KERNEL, f"{written / MIB:.1f} MiB were taken"
+        assert grown < GROWTH, f"{grown / MIB:.1f} MiB"
+        assert module.heard == 65_536
+        gone = time.monotonic()
+        if http == "http2":
+            caller.cancel()
+            assert module.gone.wait(2), "the module is never told"
+            assert module.gone_at - gone < AT_ONCE_S
+        else:
+            # who is not read is not heard either, until the module goes on
+            caller.cancel()
+            module.go.set()
+            assert module.gone.wait(2), "the module is never told"
+    staged.settled()
+
+
+@pytest.mark.parametrize("http", HTTP)
+@pytest.mark.parametrize("name", UP)
+def test_a_caller_that_goes_in_the_middle_of_its_stream_is_heard_at_once(staged, name, http):
+    module = staged.module
+    module.again()
+    way = UP[name]
+    with staged.caller(http) as caller:
+        caller.begin("POST", IMPORT, way.kind, way.more)
+        caller.write(way.message(module.messages["Book"](title="a")))
+        wait(lambda: module.heard == 1, "the first message")
+        gone = time.monotonic()
+        caller.cancel()
+        assert module.gone.wait(2), "the module is never told"
+        assert module.gone_at - gone < AT_ONCE_S
+    staged.settled()
+
+
+@pytest.mark.parametrize("http", HTTP)
+@pytest.mark.parametrize("name", DOWN)
+@pytest.mark.parametrize("status", [None, grpc.StatusCode.ABORTED])
+def test_a_module_that_ends_a_stream_is_heard_at_once_in_the_callers_dialect(staged, name, http, status):
+    module = staged.module
+    module.again(title=10, ends=status)
+    with staged.caller(http) as caller:
+        staged.watch(caller, name, 1)
+        caller.headed()
+        said = caller.read(1)
+        module.go.set()
+        body = said + caller.rest()
+        assert (caller.status, caller.was_reset) == (200, False)
+        assert ending(name, body) == (10 if status else 0)
+        assert caller.over_at - module.ended_at < AT_ONCE_S
+    staged.settled()
+
+
+@pytest.mark.parametrize("http", HTTP)
+@pytest.mark.parametrize("name", UP)
+def test_a_module_that_has_heard_enough_is_heard_by_a_caller_that_still_sends(staged, name, http):
+    module = staged.module
+    module.again(slow=True, ends=grpc.StatusCode.ABORTED)
+    way = UP[name]
+    with staged.caller(http) as caller:
+        caller.begin("POST", IMPORT, way.kind, way.more)
+        caller.write(way.message(module.messages["Book"](title="a")))
+        wait(lambda: module.heard == 1, "the first message")
+        module.go.set()
+        body = caller.rest()
+        assert ending(name, body) == 10, body
+        assert caller.status == (409 if name == "rest-ndjson" else 200)
+        assert caller.over_at - module.ended_at < AT_ONCE_S
+    staged.settled()
