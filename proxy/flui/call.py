@@ -366,7 +366,7 @@ class TranslatedCall(Call):
         self.done = self.deaf = True
         self.ended = refused.status
         ending = Ending(refused.status, refused.why)
-        self.translation.turn_away(ending, fault, self.head.path, self.trace, refused.allow)
+        self.translation.turn_away(ending, fault, refused.asked or self.head.path, self.trace, refused.allow)
 
     def _cut(self, fault: Fault) -> None:
         self.down.send(End(self.stream, grpc_trailers(fault)) if self._at_rest else Reset(self.stream, fault))

@@ -1,8 +1,9 @@
-"""What the admin API shows of the module's interface: `/api` for people and `flui api`, `/openapi.json` for tools."""
+"""What the admin API shows of the module's interface: `/api` for people and `flui api`, `/openapi.json` and `/descriptors` for tools."""
 
 from __future__ import annotations
 
 import json
+import zlib
 from typing import TYPE_CHECKING
 
 from flui.runtime.admin import Reply, problem
@@ -40,6 +41,14 @@ def openapi(running: Running) -> Reply:
     if known.schema is NO_SCHEMA:
         return problem(404, "Not Found", f"nothing is known of the module's interface: {known.told()}")
     return _as_said(document(known.schema, known.routes, running.config.service))
+
+
+def descriptors(running: Running) -> Reply:
+    """The descriptors in force, as `protoc --descriptor_set_out` writes them; 404 while nothing is known of the module."""
+    known = running.api
+    if not known.schema.packed:
+        return problem(404, "Not Found", f"nothing is known of the module's interface: {known.told()}")
+    return Reply(200, "application/x-protobuf", zlib.decompress(known.schema.packed))
 
 
 def _as_said(value: object) -> Reply:

@@ -157,6 +157,14 @@ class ConnectCall(Mapped):
         self._message = message
         """Of a GET, which has no body."""
 
+    @property
+    def formats(self) -> tuple[str, str]:
+        """How messages are put, in words."""
+        what = "protobuf" if self._format.opaque else "JSON"
+        if self.dialect is Dialect.CONNECT_STREAM:
+            return f"{what} in envelopes", f"{what} in envelopes; the status is in the last one"
+        return f"one message, {what}{', in the query' if self._message else ''}", f"one message, {what}; trailers are `trailer-` fields"
+
     def translation(self, codec: Events, stream: int, extra: list[Field] | None, length: int) -> Translation:
         """A translation for one request of these."""
         of = self._of
