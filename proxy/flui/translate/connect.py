@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from flui.codecs.base import Events
 from flui.framing.base import MessageLimits
-from flui.framing.grpc import GrpcReader, coding_of
+from flui.framing.grpc import GrpcReader, coding_of, framed
 from flui.model.events import UNKNOWN, End, RequestHead, ResponseHead
 from flui.model.fault import Fault
 from flui.model.fields import Field, classified, field
@@ -24,7 +24,7 @@ from flui.translate.formats import PROTO, Format, Formats
 from flui.translate.heads import NO_METADATA, Shown, Sifted, call_of, leading, refusal
 from flui.translate.status import Ending, connect_error, end_of_stream, ending_of, trailer_fields
 from flui.translate.streams import Stream
-from flui.translate.unary import Unary, framed, leading_and_status
+from flui.translate.unary import Unary, leading_and_status
 
 _PROTO: Final = field(b"content-type", b"application/proto")
 _JSON: Final = field(b"content-type", b"application/json")

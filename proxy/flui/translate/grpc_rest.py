@@ -17,7 +17,7 @@ from flui.codecs.base import Events
 from flui.codecs.grpc import CONTENT_TYPE_GRPC, STATUS_LINES, binary_text, grpc_timeout
 from flui.framing.base import MessageLimits, Reader
 from flui.framing.document import DocumentReader
-from flui.framing.grpc import GrpcReader, coding_of
+from flui.framing.grpc import GrpcReader, coding_of, framed
 from flui.framing.ndjson import NdjsonReader
 from flui.framing.sse import SseReader
 from flui.model.events import UNKNOWN, Credit, Data, End, Event, RequestHead, Reset, ResponseHead
@@ -30,7 +30,6 @@ from flui.translate.formats import Unsayable, json_text
 from flui.translate.heads import length_line
 from flui.translate.json_in import encode, parse
 from flui.translate.schema import MessageType, Method, Schema, Unfit
-from flui.translate.unary import framed
 from flui.translate.ways import ABSENT, Way
 
 _JSON: Final = classified(b"content-type", b"application/json")

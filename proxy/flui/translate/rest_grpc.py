@@ -15,7 +15,8 @@ from typing import Final
 from flui.codecs.base import Events
 from flui.framing.base import MessageLimits, Reader
 from flui.framing.document import DocumentReader
-from flui.framing.ndjson import NdjsonReader
+from flui.framing.ndjson import NdjsonReader, line_of
+from flui.framing.sse import event
 from flui.model.events import UNKNOWN, RequestHead, ResponseHead
 from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import CONTENT_TYPE, Field, classified, field
@@ -130,7 +131,7 @@ class RestStream(Stream):
         head = self._first
         if head is not None:
             self._begin_stream(head)
-        return b"data: " + payload + b"\n\n" if self._events else payload + b"\n"
+        return event(payload) if self._events else line_of(payload)
 
     def _begin_stream(self, head: ResponseHead) -> None:
         self._first = None
@@ -155,11 +156,11 @@ class RestStream(Stream):
             if head is not None:
                 self._begin_stream(head)
             if self._events:
-                self.say(b"event: end\ndata: {}\n\n")
+                self.say(event(b"{}", b"end"))
             self.say_end()
         elif self.begun:
             text = self._of.status(ending)
-            self.say(b"event: error\ndata: " + text + b"\n\n" if self._events else b'{"error":' + text + b"}\n")
+            self.say(event(text, b"error") if self._events else line_of(b'{"error":' + text + b"}"))
             self.say_end()
         else:
             self._say_error(ending, leading(head.fields) if head is not None else [])
