@@ -269,6 +269,11 @@ class Call(Splice):
         """See `Splice`."""
         return True
 
+    @property
+    def may_fork(self) -> bool:
+        """See `Splice`. What is said in REST is said by one try at a time."""
+        return self.behind is None
+
     def outcome(self) -> Status:
         """How it ended."""
         if self.ended is not None:
