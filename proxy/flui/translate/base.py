@@ -21,9 +21,6 @@ from flui.model.grpc import Status
 from flui.model.spoken import Dialect, Spoken
 from flui.translate.status import Ending
 
-WINDOW: Final = 65_536
-"""Octets of translated messages that wait for the far side, per direction: past them the next message is not looked at."""
-
 
 class Hears(Protocol):
     """The splice of a call, as a translation sees it."""
