@@ -8,14 +8,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from flui.codecs import protobuf
 from flui.codecs.grpc_reflection import APART, outline
 from flui.model.config import ConfigError, Problem
 from flui.model.units import MIB
-from flui.translate.rest import RestRoutes
 from flui.translate.wire import varint
+
+if TYPE_CHECKING:
+    from flui.translate.rest import RestRoutes
 
 MAX_OCTETS: Final = 10 * MIB
 """Largest descriptor set that is read; what a module may tell of itself is as much."""
@@ -80,6 +82,7 @@ def understood(files: Sequence[bytes], services: Sequence[str], origin: str) -> 
     """
     try:
         from flui.translate.descriptors import DescriptorError, schema_of  # noqa: PLC0415 - protobuf is loaded only where it is needed
+        from flui.translate.rest import RestRoutes  # noqa: PLC0415 - as what is behind it
     except ModuleNotFoundError as error:
         raise UnusableError(f"descriptors cannot be read without the package {error.name}", "install flui-mesh[grpc]") from error
     try:

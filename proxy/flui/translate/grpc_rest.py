@@ -79,7 +79,7 @@ class Tells(Protocol):
         """Takes what the service says, in gRPC's events."""
 
 
-class Behind:
+class RestModule:
     """How calls of one method are said to a REST module."""
 
     __slots__ = ("limits", "method", "schema", "ways", "window")
@@ -104,7 +104,7 @@ class GrpcRest:
         "_shown", "_splice", "_status", "_stream", "_told", "_up", "_way",
     )  # fmt: skip
 
-    def __init__(self, behind: Behind, up: Events, splice: Tells) -> None:
+    def __init__(self, behind: RestModule, up: Events, splice: Tells) -> None:
         self._behind = behind
         self._up = up
         self._splice = splice

@@ -33,7 +33,6 @@ from flui.runtime.cli import _dialect, _words
 from flui.runtime.cli.run import fail, load, sidecar_flags
 from flui.runtime.configfile import resolve
 from flui.runtime.sources import policy_of
-from flui.translate.rest import NO_ROUTES
 
 
 @click.command(
@@ -85,7 +84,7 @@ def explain(
         except ConfigError as error:
             fail(error)
             return
-    snapshot = Snapshot(resolve(sidecar, domain), policy, own, 0, known.routes if known is not None else NO_ROUTES)
+    snapshot = Snapshot(resolve(sidecar, domain), policy, own, 0, known.routes if known is not None else None)
     asking = principal or own
     if listener == INBOUND and principal is None:
         raise click.UsageError("say who asks: --as spiffe://TRUST-DOMAIN/NAME")
