@@ -60,15 +60,9 @@ def test_a_module_that_does_not_read_stops_its_caller(staged, name, http):
         assert grown < GROWTH, f"{grown / MIB:.1f} MiB"
         assert module.heard == 65_536
         gone = time.monotonic()
-        if http == "http2":
-            caller.cancel()
-            assert module.gone.wait(2), "the module is never told"
-            assert module.gone_at - gone < AT_ONCE_S
-        else:
-            # who is not read is not heard either, until the module goes on
-            caller.cancel()
-            module.go.set()
-            assert module.gone.wait(2), "the module is never told"
+        caller.cancel()
+        assert module.gone.wait(2), "the module is never told"
+        assert module.gone_at - gone < AT_ONCE_S, "also of a caller that is not read"
     staged.settled()
 
 

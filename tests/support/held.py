@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import struct
 import time
 from types import TracebackType
 from typing import Self
@@ -136,6 +137,8 @@ class OneHttp1(_Caller):
         self.socket.sendall(b"0\r\n\r\n")
 
     def cancel(self) -> None:
+        """Resets the connection: its end would wait behind what was written and nobody takes."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
     def hear(self) -> None:

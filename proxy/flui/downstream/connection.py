@@ -55,6 +55,7 @@ class Downstream(asyncio.BufferedProtocol):
         "_source",
         "_tls_s",
         "_used",
+        "_watched",
         "codec",
         "http2",
         "peer",
@@ -94,6 +95,8 @@ class Downstream(asyncio.BufferedProtocol):
         self._reading = True
         self._ending = _OPEN
         self._lost = False
+        self._watched = -1
+        """What `Leavers` know us by, while we are not read."""
         self._used = False
 
     # What asyncio calls.
@@ -177,6 +180,7 @@ class Downstream(asyncio.BufferedProtocol):
         self._lost = True
         self._alarm.stop()
         self._gate.connections.discard(self)
+        self.relay.leavers.forget(self._watched, self.transport)
         if self._source:
             self._gate.sources.leave(self._source, proven=self.peer is not None)
         if self.http2 is not None:
@@ -358,8 +362,10 @@ class Downstream(asyncio.BufferedProtocol):
             self._reading = codec.reading
             if self._reading:
                 self.transport.resume_reading()
+                self.relay.leavers.forget(self._watched, self.transport)
             else:
                 self.transport.pause_reading()
+                self._watched = self.relay.leavers.watch(self.transport, half=self.peer is not None)
                 for exchange in self._exchanges.values():
                     exchange.held = True
         if not self._exchanges and codec.started:
@@ -393,6 +399,7 @@ class Downstream(asyncio.BufferedProtocol):
             if not self._reading:
                 self._reading = True
                 self.transport.resume_reading()
+                self.relay.leavers.forget(self._watched, self.transport)
             if self.peer is None:
                 self.transport.write_eof()
             self._alarm.by(now + _LINGER_S, now)

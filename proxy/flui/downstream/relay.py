@@ -29,6 +29,7 @@ from flui.telemetry.meters import Meters
 from flui.telemetry.recorder import Recorder
 from flui.telemetry.spans import Sampler
 from flui.transport.credentials import Credentials
+from flui.transport.leaving import Leavers
 from flui.transport.tasks import TaskSet
 from flui.transport.tls import Peer, agreed, peer
 from flui.upstream.guard import Refusal
@@ -44,6 +45,7 @@ class Relay:
         "extras",
         "hits",
         "journal",
+        "leavers",
         "limits",
         "linger_s",
         "loop",
@@ -77,6 +79,8 @@ class Relay:
         self.credentials = credentials
         self.journal = journal
         self.loop = loop
+        self.leavers = Leavers(loop)
+        """Callers that are not read."""
         self.limits: Limits = snapshot.config.limits
         self.timeouts: Timeouts = snapshot.config.timeouts
         self.draining = False

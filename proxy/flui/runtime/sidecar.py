@@ -414,6 +414,7 @@ class Running:
         await relay.tasks.close()
         relay.pools.close()
         await asyncio.sleep(0)
+        relay.leavers.close()
         await self._admin.stop()
         self.journal.info("stopped", exchanges_cut=cut, seconds=round(time.monotonic() - began, 3))
         if self.access_log is not None:
