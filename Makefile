@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-native test-peers accept lint fmt native bench parts load fuzz lock clean
+.PHONY: help setup demo test test-native test-peers accept lint fmt native bench parts load fuzz proto lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -66,6 +66,9 @@ load: setup  ## locust against the shop topology, with thresholds
 
 fuzz: setup  ## 100,000 mutated requests through codec, validator and splice
 	@$(BIN)/python tools/fuzz.py $(ARGS)
+
+proto: setup  ## examples/proto: what protoc makes of shop.proto
+	@$(BIN)/python tools/proto.py
 
 lock:  ## writes requirements/*.txt anew (needs uv)
 	@uv pip compile -q --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 pyproject.toml -o requirements/core.txt

@@ -343,13 +343,15 @@ def told():
 
 
 def called():
-    """The steps 9 to 12, which need grpcio."""
+    """The steps 9 to 15, which need grpcio."""
     try:
+        import tour_dialects
         import tour_grpc
     except ImportError as error:
         print(f"\n(left out: calls by gRPC: {error}; pip install -r examples/services/warehouse/requirements.txt)", flush=True)
     else:
         tour_grpc.main()
+        tour_dialects.main()
 
 
 def main():

@@ -15,7 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "proxy" / "flui"
 BUILD = ROOT / "build" / "native"
-FLOORS = ("model", "codecs", "framing", "identity", "policy", "resilience", "routing", "decide.py", "answer.py", "splice.py", "call.py", "translate")
+FLOORS = (
+    "model", "codecs", "framing", "identity", "policy", "resilience", "routing",
+    "decide.py", "answer.py", "splice.py", "call.py", "translate",
+)  # fmt: skip
 """Floors 0-2, in the order of the house."""
 HOT = (
     "telemetry/families.py",

@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\nshop.proto\x12\x04shop\"0\n\x0eReserveRequest\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\"G\n\x05Level\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x0c\n\x04left\x18\x02 \x01(\x03\x12\x0f\n\x07replica\x18\x03 \x01(\t\x12\x11\n\tprincipal\x18\x04 \x01(\t\"*\n\x0cWatchRequest\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x0c\n\x04most\x18\x02 \x01(\x05\"*\n\x08\x44\x65livery\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\"G\n\x0eRestockSummary\x12\x12\n\ndeliveries\x18\x01 \x01(\x05\x12\x10\n\x08quantity\x18\x02 \x01(\x03\x12\x0f\n\x07replica\x18\x03 \x01(\t\"\x14\n\x04Word\x12\x0c\n\x04text\x18\x01 \x01(\t2\xb8\x01\n\x05Stock\x12,\n\x07Reserve\x12\x14.shop.ReserveRequest\x1a\x0b.shop.Level\x12*\n\x05Watch\x12\x12.shop.WatchRequest\x1a\x0b.shop.Level0\x01\x12\x31\n\x07Restock\x12\x0e.shop.Delivery\x1a\x14.shop.RestockSummary(\x01\x12\"\n\x04\x43hat\x12\n.shop.Word\x1a\n.shop.Word(\x01\x30\x01\x42\x1bZ\x19shop.example/proto;shoppbb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\nshop.proto\x12\x04shop\x1a\x1cgoogle/api/annotations.proto\"0\n\x0eReserveRequest\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\"G\n\x05Level\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x0c\n\x04left\x18\x02 \x01(\x03\x12\x0f\n\x07replica\x18\x03 \x01(\t\x12\x11\n\tprincipal\x18\x04 \x01(\t\"*\n\x0cWatchRequest\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x0c\n\x04most\x18\x02 \x01(\x05\"*\n\x08\x44\x65livery\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\"G\n\x0eRestockSummary\x12\x12\n\ndeliveries\x18\x01 \x01(\x05\x12\x10\n\x08quantity\x18\x02 \x01(\x03\x12\x0f\n\x07replica\x18\x03 \x01(\t\"\x14\n\x04Word\x12\x0c\n\x04text\x18\x01 \x01(\t2\x9b\x02\n\x05Stock\x12Q\n\x07Reserve\x12\x14.shop.ReserveRequest\x1a\x0b.shop.Level\"#\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/stock/{item}:reserve:\x01*\x12J\n\x05Watch\x12\x12.shop.WatchRequest\x1a\x0b.shop.Level\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/stock/{item}:watch0\x01\x12O\n\x07Restock\x12\x0e.shop.Delivery\x1a\x14.shop.RestockSummary\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x11/v1/stock:restock:\x01*(\x01\x12\"\n\x04\x43hat\x12\n.shop.Word\x1a\n.shop.Word(\x01\x30\x01\x42\x1bZ\x19shop.example/proto;shoppbb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,18 +33,24 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shop_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z\031shop.example/proto;shoppb'
-  _globals['_RESERVEREQUEST']._serialized_start=20
-  _globals['_RESERVEREQUEST']._serialized_end=68
-  _globals['_LEVEL']._serialized_start=70
-  _globals['_LEVEL']._serialized_end=141
-  _globals['_WATCHREQUEST']._serialized_start=143
-  _globals['_WATCHREQUEST']._serialized_end=185
-  _globals['_DELIVERY']._serialized_start=187
-  _globals['_DELIVERY']._serialized_end=229
-  _globals['_RESTOCKSUMMARY']._serialized_start=231
-  _globals['_RESTOCKSUMMARY']._serialized_end=302
-  _globals['_WORD']._serialized_start=304
-  _globals['_WORD']._serialized_end=324
-  _globals['_STOCK']._serialized_start=327
-  _globals['_STOCK']._serialized_end=511
+  _globals['_STOCK'].methods_by_name['Reserve']._loaded_options = None
+  _globals['_STOCK'].methods_by_name['Reserve']._serialized_options = b'\202\323\344\223\002\035\"\030/v1/stock/{item}:reserve:\001*'
+  _globals['_STOCK'].methods_by_name['Watch']._loaded_options = None
+  _globals['_STOCK'].methods_by_name['Watch']._serialized_options = b'\202\323\344\223\002\030\022\026/v1/stock/{item}:watch'
+  _globals['_STOCK'].methods_by_name['Restock']._loaded_options = None
+  _globals['_STOCK'].methods_by_name['Restock']._serialized_options = b'\202\323\344\223\002\026\"\021/v1/stock:restock:\001*'
+  _globals['_RESERVEREQUEST']._serialized_start=50
+  _globals['_RESERVEREQUEST']._serialized_end=98
+  _globals['_LEVEL']._serialized_start=100
+  _globals['_LEVEL']._serialized_end=171
+  _globals['_WATCHREQUEST']._serialized_start=173
+  _globals['_WATCHREQUEST']._serialized_end=215
+  _globals['_DELIVERY']._serialized_start=217
+  _globals['_DELIVERY']._serialized_end=259
+  _globals['_RESTOCKSUMMARY']._serialized_start=261
+  _globals['_RESTOCKSUMMARY']._serialized_end=332
+  _globals['_WORD']._serialized_start=334
+  _globals['_WORD']._serialized_end=354
+  _globals['_STOCK']._serialized_start=357
+  _globals['_STOCK']._serialized_end=640
 # @@protoc_insertion_point(module_scope)

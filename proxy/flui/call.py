@@ -25,9 +25,6 @@ from flui.model.fields import Field, field
 from flui.model.grpc import STATUSES, Status, call_status, counted_as, message_said, status_of_http, status_said
 from flui.model.spoken import Dialect
 from flui.splice import Splice
-from flui.translate.base import HTTP_FAULTS, Refused, Translation
-from flui.translate.grpc_rest import Behind, GrpcRest
-from flui.translate.status import Ending
 
 _LONGEST: Final = 0xFFFF_FFFF
 _BOUNDS: Final[dict[int, MessageLimits]] = {}
@@ -50,10 +47,36 @@ class Hook(Protocol):
         """
 
 
+class Behind(Protocol):
+    """What calls are said through to a module that speaks no gRPC (`translate.grpc_rest`)."""
+
+    def codec(self, up: Events, splice: Call) -> Says:
+        """Stands in front of the module's codec, for one try."""
+
+
+class Says(Events, Protocol):
+    """A codec of gRPC to the splice, of something else to the module."""
+
+    def hear(self, events: list[Event]) -> list[Event]:
+        """What the module says, in gRPC's events."""
+
+
 class Call(Splice):
     """One gRPC call."""
 
-    __slots__ = ("_answer_head", "_at_rest", "_bounds", "_hook", "_looks", "_messages_in", "_messages_out", "_rest", "behind", "ended")
+    __slots__ = (
+        "_answer_head",
+        "_at_rest",
+        "_bounds",
+        "_hook",
+        "_looks",
+        "_messages_in",
+        "_messages_out",
+        "_says",
+        "behind",
+        "dialect",
+        "ended",
+    )
 
     def __init__(
         self,
@@ -89,9 +112,11 @@ class Call(Splice):
         self._answer_head: ResponseHead | None = None
         self._at_rest = True
         self._hook = hook
-        self._rest: GrpcRest | None = None
+        self._says: Says | None = None
         self.behind: Behind | None = None
         """The module speaks no gRPC: calls are said to it so. Set before the call is sent anywhere."""
+        self.dialect: Dialect | None = None
+        """What its caller speaks; None: gRPC."""
         self.ended: Status | None = None
         """How it ended, once its end was said to the caller."""
 
@@ -137,7 +162,7 @@ class Call(Splice):
     def attach(self, up: Events, now: float) -> None:
         """See `Splice.attach`."""
         if self.behind is not None:
-            up = self._rest = self.behind.codec(up, self)
+            up = self._says = self.behind.codec(up, self)
         super().attach(up, now)
 
     def told(self, events: list[Event]) -> None:
@@ -155,8 +180,8 @@ class Call(Splice):
 
     def from_up(self, events: list[Event], now: float) -> None:
         """Takes what the endpoint says."""
-        if self._rest is not None:
-            events = self._rest.hear(events)
+        if self._says is not None:
+            events = self._says.hear(events)
         self._hear(events, now)
 
     def _hear(self, events: list[Event], now: float) -> None:
@@ -269,6 +294,11 @@ class Call(Splice):
         """See `Splice`."""
         return True
 
+    @property
+    def may_fork(self) -> bool:
+        """See `Splice`. What is said in REST is said by one try at a time."""
+        return self.behind is None
+
     def outcome(self) -> Status:
         """How it ended."""
         if self.ended is not None:
@@ -278,95 +308,3 @@ class Call(Splice):
     def judged(self) -> int:
         """See `Splice.judged`."""
         return counted_as(self.outcome())
-
-
-class TranslatedCall(Call):
-    """A call whose caller speaks another dialect: whatever the two say to one another goes through a translation."""
-
-    __slots__ = ("_passes", "dialect", "translation")
-
-    def __init__(
-        self,
-        translation: Translation,
-        dialect: Dialect,
-        head: RequestHead,
-        decision: Decision,
-        now: float,
-        trace: bytes,
-        origin: Field | None,
-        octets: int = 0,
-    ) -> None:
-        """A call that has been decided. See `Call`.
-
-        Args:
-            translation: Stands between the caller's codec and us.
-            dialect: What the caller speaks.
-            head: Of the call.
-            decision: What becomes of it.
-            now: When the head was complete; monotonic seconds.
-            trace: traceparent to send on; empty: the caller's stays.
-            origin: Ready Forwarded field; None to say nothing.
-            octets: Of the longest message.
-        """
-        super().__init__(translation, head, decision, now, trace, origin, octets)
-        self.translation = translation
-        self._passes = translation.passes
-        self.dialect = dialect
-        translation.attach(self)
-
-    def from_down(self, event: Event) -> None:
-        """Takes what the caller says after the head, in its dialect."""
-        if self._passes:
-            super().from_down(event)
-        elif isinstance(event, Data):
-            octets = self.octets_in + len(event.chunk)  # as they came
-            self.translation.hear(event)
-            self.octets_in = octets
-        else:
-            self.translation.hear(event)
-
-    def heard(self, event: Event) -> None:
-        """Takes what the caller says, as gRPC says it."""
-        super().from_down(event)
-
-    def _twin(self, now: float) -> Splice:
-        return Call(self.down, self.head, self.decision, now, self.trace, self._origin)
-
-    @property
-    def may_pause(self) -> bool:
-        """See `Splice`."""
-        return self.translation.streams
-
-    def fail(self, fault: Fault, status: int = 0, retry_after_s: int = 0) -> None:
-        """See `Splice.fail`. What no gRPC library would send is the caller's mistake here, and is called so whoever finds it."""
-        if fault is Fault.MALFORMED:
-            self.give_up(fault, Status.INVALID_ARGUMENT, "the body is not made of messages")
-        else:
-            super().fail(fault, status, retry_after_s)
-
-    def give_up(self, fault: Fault, status: Status, message: str) -> None:
-        """Ends the call for what the caller sent, or what cannot be said to it."""
-        if self.done:
-            return
-        self.fault = fault
-        self.done = self.deaf = True
-        if self.up is not None:
-            self.up.send(Reset(self.up_stream, fault))
-        self.ended = status
-        self.status = self.status or 200
-        self.translation.end(Ending(status, message))
-
-    def turn_away(self, refused: Refused) -> None:
-        """Refuses a request that policy lets in, and that cannot be carried out."""
-        fault = refused.fault
-        if fault not in HTTP_FAULTS:
-            self.give_up(fault, refused.status, refused.why)
-            return
-        self.fault = fault
-        self.done = self.deaf = True
-        self.ended = refused.status
-        ending = Ending(refused.status, refused.why)
-        self.translation.turn_away(ending, fault, self.head.path, self.trace, refused.allow)
-
-    def _cut(self, fault: Fault) -> None:
-        self.down.send(End(self.stream, grpc_trailers(fault)) if self._at_rest else Reset(self.stream, fault))

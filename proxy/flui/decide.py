@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from itertools import count
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from flui.codecs.grpc import method_of, timeout_text
 from flui.model.config import Sidecar
@@ -27,8 +27,11 @@ from flui.policy.base import Policy, Verdict
 from flui.policy.index import NO_RULE
 from flui.routing.table import Table
 from flui.translate.cors import Pages
-from flui.translate.dialects import Dialects
-from flui.translate.rest import NO_ROUTES, RestRoutes
+from flui.translate.schema import NO_SCHEMA
+
+if TYPE_CHECKING:
+    from flui.translate.dialects import Dialects
+    from flui.translate.rest import RestRoutes
 
 INBOUND: Final = "inbound"
 SELF_HOST: Final = b"flui-health"
@@ -73,7 +76,7 @@ class Snapshot:
         "version",
     )
 
-    def __init__(self, config: Sidecar, policy: Policy, identity: str, version: int, routes: RestRoutes = NO_ROUTES) -> None:
+    def __init__(self, config: Sidecar, policy: Policy, identity: str, version: int, routes: RestRoutes | None = None) -> None:
         """Compiles a snapshot.
 
         Args:
@@ -81,7 +84,7 @@ class Snapshot:
             policy: Compiled policy; one that denies everything when there is none.
             identity: SPIFFE ID of this sidecar: the principal of what its module sends.
             version: Number of this snapshot, for logs.
-            routes: What the module serves, as far as anybody knows, and the ways of REST to it.
+            routes: What the module serves, and the ways of REST to it; None: nothing is known of it.
         """
         self.config = config
         self.policy = policy
@@ -98,13 +101,17 @@ class Snapshot:
         self.flows: dict[Facts, Decision] = {}
         self.epoch = next(_EPOCHS)
         """Tells its decisions from those of other snapshots."""
-        self.schema = routes.schema
+        self.schema = routes.schema if routes is not None else NO_SCHEMA
         app = self.clusters.get(APP)
         self._speaks_grpc = app is not None and app.protocol is Protocol.HTTP2
-        self._methods = routes.schema.methods
+        self._methods = self.schema.methods
         speaks = self._speaks_grpc or bool(self._methods)
-        self.dialects = Dialects(routes, config.limits, self.epoch, grpc=self._speaks_grpc) if speaks else None
+        self.dialects: Dialects | None = None
         """What may be said to a module that speaks gRPC, or of whose methods there are annotations; None: nothing but what it speaks."""
+        if speaks:
+            from flui.translate.dialects import Dialects  # noqa: PLC0415 - loaded only in front of a module that has something to translate
+
+            self.dialects = Dialects(routes, config.limits, self.epoch, grpc=self._speaks_grpc)
         self.pages = Pages(config.api.cors) if config.api.cors is not None else None
         """Which pages may call the module from a browser; None: none of another site."""
         self._limit = config.limits.flows

@@ -182,6 +182,11 @@ class Splice:
         return False
 
     @property
+    def may_fork(self) -> bool:
+        """What an upstream is sent can be sent to a second one as it stands, beside the first."""
+        return True
+
+    @property
     def can_repeat(self) -> bool:
         """Everything that the caller has sent so far is still here."""
         return self._kept is not None or not self.head.length

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from flui.framing.base import Message, MessageLimits
 from flui.framing.document import DocumentFraming
 from flui.framing.grpc import GrpcFraming
+from flui.framing.grpc_web import GrpcWebTextFraming
 from flui.framing.ndjson import NdjsonFraming
 from flui.framing.sse import SseFraming
 from flui.model.fault import Fault
 from flui.model.units import KIB, MIB
 
-STREAMS = {"grpc": GrpcFraming, "ndjson": NdjsonFraming, "sse": SseFraming}
+STREAMS = {"grpc": GrpcFraming, "grpc-web-text": GrpcWebTextFraming, "ndjson": NdjsonFraming, "sse": SseFraming}
 ALL = {**STREAMS, "document": DocumentFraming}
 every = pytest.mark.parametrize("name", ALL)
 streams = pytest.mark.parametrize("name", STREAMS)

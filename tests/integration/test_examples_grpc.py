@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SERVICES = EXAMPLES / "services"
@@ -57,6 +58,7 @@ class Client:
     """The stubs of shop.Stock at an address."""
 
     def __init__(self, channel):
+        self.channel = channel
         self.reserve = channel.unary_unary("/shop.Stock/Reserve", shop.ReserveRequest.SerializeToString, shop.Level.FromString)
         self.watch = channel.unary_stream("/shop.Stock/Watch", shop.WatchRequest.SerializeToString, shop.Level.FromString)
         self.restock = channel.stream_unary("/shop.Stock/Restock", shop.Delivery.SerializeToString, shop.RestockSummary.FromString)
@@ -107,6 +109,15 @@ def test_the_warehouse_answers_all_four_kinds_of_calls():
         words = client.chat(iter([shop.Word(text="good"), shop.Word(text="day")]), timeout=PATIENCE_S)
         assert [word.text for word in words] == ["warehouse-2: good", "warehouse-2: day"]
         assert client.health(b"", timeout=PATIENCE_S) == b"\x08\x01"
+
+
+def test_the_warehouse_tells_its_shape_to_whoever_asks():
+    """Its sidecar does: this is all that REST, gRPC-Web and Connect in front of it need."""
+    with warehouse() as module, calling(module) as client:
+        known = ProtoReflectionDescriptorDatabase(client.channel)
+        assert "shop.Stock" in known.get_services()
+        file = known.FindFileContainingSymbol("shop.Stock")
+        assert [method.name for method in file.service[0].method] == ["Reserve", "Watch", "Restock", "Chat"]
 
 
 def test_the_warehouse_says_what_is_wrong_by_its_status():

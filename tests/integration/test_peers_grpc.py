@@ -9,11 +9,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from google.api import annotations_pb2
 
 from support import peers_grpc
 from support.peers_grpc import PEERS, PeerMissing, built, missing
 
 SHOP = Path(__file__).resolve().parents[2] / "examples" / "proto"
+ANNOTATIONS = Path(annotations_pb2.__file__).parents[2]
 BUILDS = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -119,7 +121,9 @@ def test_the_interop_client_passes_against_the_interop_server():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_shops_proto_is_one():
-    status, said = output(peers_grpc.grpcurl(), "-import-path", SHOP, "-proto", "shop.proto", "describe", "shop.Stock")
+    status, said = output(
+        peers_grpc.grpcurl(), "-import-path", SHOP, "-import-path", ANNOTATIONS, "-proto", "shop.proto", "describe", "shop.Stock"
+    )
     assert status == 0, said
-    calls = re.findall(r"rpc (\w+) \( (stream )?\S+ \) returns \( (stream )?\S+ \);", said)
+    calls = re.findall(r"rpc (\w+) \( (stream )?\S+ \) returns \( (stream )?\S+ \)[ ;{]", said)
     assert calls == [("Chat", "stream ", "stream "), ("Reserve", "", ""), ("Restock", "stream ", ""), ("Watch", "", "stream ")]

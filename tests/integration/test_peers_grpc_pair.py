@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from google.api import annotations_pb2
 
 from support import peers_grpc
 from support.fleet import Ports
@@ -16,6 +17,7 @@ from support.pair import Pair, program, run
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(120)]
 PROTO = Path(__file__).resolve().parents[2] / "examples" / "proto"
+ANNOTATIONS = Path(annotations_pb2.__file__).parents[2]
 CASES = {
     "empty_unary": (),
     "large_unary": (),
@@ -67,7 +69,7 @@ def shop(tmp_path_factory):
 
 def grpcurl(shop, method, *messages):
     status, said = run(
-        peers_grpc.grpcurl(), "-plaintext", "-max-time", "10", "-import-path", PROTO, "-proto", "shop.proto", "-d", "@",
+        peers_grpc.grpcurl(), "-plaintext", "-max-time", "10", "-import-path", PROTO, "-import-path", ANNOTATIONS, "-proto", "shop.proto", "-d", "@",
         str(shop.outbound), f"shop.Stock/{method}", data="".join(json.dumps(message) for message in messages).encode(),
     )  # fmt: skip
     return status, said
@@ -103,7 +105,7 @@ def test_grpcurl_hears_why_a_call_failed(shop):
 
 def test_ghz_loses_no_call(shop):
     status, said = run(
-        peers_grpc.ghz(), "--insecure", "--import-paths", PROTO, "--proto", PROTO / "shop.proto", "--call", "shop.Stock.Reserve",
+        peers_grpc.ghz(), "--insecure", "--import-paths", f"{PROTO},{ANNOTATIONS}", "--proto", PROTO / "shop.proto", "--call", "shop.Stock.Reserve",
         "-d", '{"item": "pear", "quantity": 1}', "-n", "3000", "-c", "50", "--connections", "5", "-O", "json", str(shop.outbound),
     )  # fmt: skip
     assert status == 0, said

@@ -106,6 +106,18 @@ def test_what_does_not_fit_is_400_and_names_its_field(tmp_path, library):
     mesh.run(story())
 
 
+def test_a_problem_names_what_was_asked_and_not_the_method(tmp_path, library):
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        side = await beside(mesh, library)
+        for verb, target, kind in (("PUT", "/v1/books/a", ""), ("POST", "/v1/shelves/1/books", "text/xml")):
+            answer = await mesh.call(side, ask(verb, target, b"{}" if kind else b"", kind=kind))
+            assert (answer.status, json.loads(answer.body)["instance"]) == (415 if kind else 405, target)
+
+    mesh.run(story())
+
+
 def test_streams_are_lines_or_events(tmp_path, library):
     mesh = Mesh(tmp_path)
 

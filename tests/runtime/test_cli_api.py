@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from google.protobuf import descriptor_pb2
 
 from flui.runtime.cli import admin as cli
 from flui.runtime.cli import main
@@ -16,7 +17,9 @@ from support.mesh import Mesh, until
 from support.reflected import Reflected, stock
 
 
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: tuple[str, ...], fields=("item", "token"), names=None) -> list[Result]:
+def asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: tuple[str, ...], fields=("item", "token"), names=None, command="api"
+) -> list[Result]:
     """What the command says to each line, while the sidecar `stock` runs beside a module that tells its shape."""
     monkeypatch.setattr(cli, "_FOLDER", tmp_path)
     mesh = Mesh(tmp_path)
@@ -28,7 +31,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: tuple[str, ..
         side = await mesh.start(file)
         await until(lambda: side.said("api taken up") or side.said("api not known"), "it was asked")
         for line in lines:
-            found.append(await asyncio.to_thread(CliRunner().invoke, main, ["api", *line]))
+            found.append(await asyncio.to_thread(CliRunner().invoke, main, [command, *line]))
 
     more = {} if names is None else {"names": names}
     with Reflected(stock("Reserve", annotated=True, fields=fields), **more) as module:
@@ -93,3 +96,11 @@ def test_nobody_there_is_1_and_wrong_use_is_2(tmp_path, monkeypatch):
     assert run(main, ["api", "stock", "--json", "--openapi"]).exit_code == 2
     assert run(main, ["api", "stock", "--admin", "/x/y.sock"]).exit_code == 2
     assert "Example: flui api stock" in run(main, ["api", "--help"]).stdout
+
+
+def test_the_descriptors_themselves_are_had_as_protoc_writes_them(tmp_path, monkeypatch):
+    (told,) = asked(tmp_path, monkeypatch, ("/descriptors", "--service", "stock"), command="admin")
+    files = descriptor_pb2.FileDescriptorSet.FromString(told.stdout_bytes).file
+    assert {file.name for file in files} == {file.name for file in stock("Reserve", annotated=True)}
+    (none,) = asked(tmp_path, monkeypatch, ("/descriptors", "--service", "stock"), names=(), command="admin")
+    assert (none.exit_code, "nothing is known" in none.stderr) == (1, True)

@@ -1,5 +1,6 @@
 """`flui explain`: everything that a decision carries, in words and as JSON, without sending anything."""
 
+import asyncio
 import dataclasses
 import json
 import shutil
@@ -12,8 +13,19 @@ from flui.model.decision import Forward
 from flui.model.resilience import Concurrency, HealthCheck, Injection, Outlier, Rate, RateBy, Retry
 from flui.model.topology import Cluster, HashKey, KeySource
 from flui.runtime.cli import _words, main
+from support.mesh import Mesh, until
+from support.reflected import Reflected, stock
 
 ROOT = Path(__file__).parents[2]
+JSON = ("-H", "content-type: application/json")
+ASKS = ("--as", "spiffe://shop/web")
+
+COUNTER = f"""
+service: counter
+app: {{url: "h2c://127.0.0.1:8000", api: {{descriptors: "{ROOT}/examples/proto/shop.binpb"}}}}
+certs: certs
+policy: policy
+"""
 
 SIDECAR = """
 service: web
@@ -256,3 +268,198 @@ def test_a_grpc_call_is_asked_for_as_call_and_told_in_grpcs_words(file: Path) ->
     result = explain(file, "POST", "http://web/nothing", "--as", "spiffe://shop/me", "-H", "content-type: application/grpc", "--json")
     said = json.loads(result.output)
     assert (said["grpc status"], said["rule"]) == ("UNIMPLEMENTED", "no gRPC method")
+
+
+@pytest.fixture
+def counter(file: Path) -> Path:
+    """A gRPC module whose shape is known from a file."""
+    file.write_text(COUNTER)
+    (file.parent / "policy" / "rules.csv").write_text("p, spiffe://shop/web, counter, CALL, /shop.Stock/*\n")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("asked", "dialect", "request_", "answer"),
+    [
+        (("POST", "/v1/stock/plum:reserve", *JSON), "rest", "one JSON document, without what the path says", "one JSON document"),
+        (("POST", "/shop.Stock/Reserve", *JSON), "rest", "one JSON document", "one JSON document"),
+        (
+            ("POST", "/shop.Stock/Reserve", *JSON, "-H", "connect-protocol-version: 1"),
+            "connect",
+            "one message, JSON",
+            "one message, JSON; trailers are `trailer-` fields",
+        ),
+        (
+            ("POST", "/shop.Stock/Reserve", "-H", "content-type: application/proto"),
+            "connect",
+            "one message, protobuf",
+            "one message, protobuf; trailers are `trailer-` fields",
+        ),
+        (
+            ("POST", "/shop.Stock/Reserve", "-H", "content-type: application/grpc-web+proto"),
+            "grpc-web",
+            "protobuf in gRPC's frames",
+            "protobuf in gRPC's frames; the trailers are the last one",
+        ),
+        (
+            ("POST", "/shop.Stock/Reserve", "-H", "content-type: application/grpc-web-text"),
+            "grpc-web-text",
+            "protobuf in gRPC's frames, base64",
+            "protobuf in gRPC's frames, base64; the trailers are the last one",
+        ),
+        (("CALL", "/shop.Stock/Reserve"), "grpc", "protobuf, as it comes", "protobuf, as it comes"),
+    ],
+)
+def test_a_request_in_every_dialect_is_told_with_its_method_and_judged_by_one_rule(counter, asked, dialect, request_, answer):
+    told = shown(counter, *asked, *ASKS)
+    assert (told["action"], told["rule"]) == ("forward", "rules.csv:1")
+    assert (told["dialect"], told["request"], told["answer"]) == (dialect, request_, answer)
+    assert told["method"] == "/shop.Stock/Reserve (one message each way), shop.ReserveRequest -> shop.Level"
+    assert told["schema"].startswith("shop.binpb, version ")
+    other = shown(counter, *asked, "--as", "spiffe://shop/other")
+    assert (other["action"], other["fault"], other["dialect"]) == ("reply", "denied", dialect)
+    assert other["nearest rule that would allow"] == "rules.csv:1: p, spiffe://shop/web, counter, CALL, /shop.Stock/*"
+
+
+def test_a_refusal_is_told_as_its_caller_gets_it(counter: Path) -> None:
+    nobody = ("--as", "spiffe://shop/other")
+    rest = shown(counter, "POST", "/v1/stock/plum:reserve", *nobody)
+    assert (rest["status"], rest["grpc status"]) == (403, "PERMISSION_DENIED")
+    unary = shown(counter, "POST", "/shop.Stock/Reserve", "-H", "content-type: application/proto", *nobody)
+    assert (unary["status"], unary["connect code"]) == (403, "permission_denied")
+    stream = shown(counter, "POST", "/shop.Stock/Watch", "-H", "content-type: application/connect+json", *nobody)
+    assert (stream["status"], stream["connect code"]) == (200, "permission_denied")
+    web = shown(counter, "POST", "/shop.Stock/Reserve", "-H", "content-type: application/grpc-web", *nobody)
+    assert (web.get("status"), web["grpc status"]) == (None, "PERMISSION_DENIED")
+
+
+def test_a_rest_request_is_told_with_its_route_and_what_its_path_says(counter: Path) -> None:
+    told = said(counter, "POST", "/v1/stock/sugar%20plum:reserve", *ASKS, *JSON)
+    assert (told["REST route"], told["variables"]) == ("POST /v1/stock/{item}:reserve", "item = sugar plum")
+    assert shown(counter, "POST", "/v1/stock/plum:reserve", *ASKS)["variables"] == {"item": "plum"}
+    told = said(counter, "POST", "/shop.Stock/Reserve", *ASKS, *JSON)
+    assert told["REST route"] == "POST /shop.Stock/Reserve (the default one)"
+    assert "variables" not in told
+
+
+@pytest.mark.parametrize(
+    ("asked", "request_", "answer"),
+    [
+        (("GET", "/v1/stock/plum:watch?most=1"), "no body; the fields are in the query", "a JSON message a line (NDJSON)"),
+        (
+            ("GET", "/v1/stock/plum:watch", "-H", "accept: text/event-stream"),
+            "no body; the fields are in the query",
+            "a JSON message an event (SSE)",
+        ),
+        (
+            ("POST", "/v1/stock:restock", "-H", "content-type: application/x-ndjson"),
+            "a JSON message a line (NDJSON)",
+            "one JSON document",
+        ),
+        (
+            ("POST", "/shop.Stock/Watch", "-H", "content-type: application/connect+json"),
+            "JSON in envelopes",
+            "JSON in envelopes; the status is in the last one",
+        ),
+    ],
+)
+def test_streams_are_told_with_their_framing(counter, asked, request_, answer):
+    told = shown(counter, *asked, *ASKS)
+    assert (told["action"], told["request"], told["answer"]) == ("forward", request_, answer)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "fault", "why"),
+    [
+        (("GET", "/v1/stock/plum:reserve"), {"status": 405, "allow": "POST"}, "method_not_allowed", "the path is there for other methods"),
+        (
+            ("POST", "/v1/stock/plum:reserve", "-H", "content-type: text/xml"),
+            {"status": 415},
+            "unsupported_type",
+            "content-type must be application/json",
+        ),
+        (("POST", "/shop.Stock/Nothing", *JSON), {"status": 404}, "no_route", "there is no such method"),
+        (
+            ("POST", "/shop.Stock/Reserve", "-H", "content-type: application/proto", "-H", "connect-protocol-version: 2"),
+            {"status": 400, "connect code": "invalid_argument"},
+            "malformed",
+            'connect-protocol-version must be "1"',
+        ),
+    ],
+)
+def test_what_is_let_in_but_cannot_be_carried_out_is_told_with_its_reason(counter, asked, status, fault, why):
+    told = shown(counter, *asked, *ASKS)
+    assert (told["action"], told["rule"], told["fault"], told["cannot be carried out"]) == ("reply", "rules.csv:1", fault, why)
+    assert {name: told[name] for name in status} == status
+    assert "clusters" not in told
+
+
+def test_what_is_no_call_of_a_grpc_module_is_http(counter: Path) -> None:
+    told = shown(counter, "GET", "/v1/elsewhere", *ASKS)
+    assert (told["dialect"], told["action"], told["status"]) == ("http, which names no method of the module", "reply", 403)
+    assert "dialect" not in shown(counter, "GET", "http://stock/", *ASKS), "nothing is translated on the way out"
+
+
+def test_a_call_is_told_with_the_rest_routes_of_its_method(counter: Path) -> None:
+    told = shown(counter, "CALL", "/shop.Stock/Watch", *ASKS)
+    assert told["reached also by"] == ["GET /v1/stock/{item}:watch", "POST /shop.Stock/Watch"]
+    assert "which the module does not have" in shown(counter, "CALL", "/shop.Stock/Nothing", *ASKS)["method"]
+
+
+def test_a_call_to_a_rest_module_is_told_with_the_route_that_it_is_asked_by(counter: Path) -> None:
+    counter.write_text(COUNTER.replace("h2c://", "http://"))
+    for how in (
+        ("CALL",),
+        ("POST", "-H", "content-type: application/grpc-web+proto"),
+        ("POST", *JSON, "-H", "connect-protocol-version: 1"),
+    ):
+        told = shown(counter, how[0], "/shop.Stock/Reserve", *how[1:], *ASKS)
+        assert (told["action"], told["module is asked"]) == ("forward", ["POST /v1/stock/{item}:reserve"]), how
+        assert "reached also by" not in told
+    assert shown(counter, "CALL", "/shop.Stock/Nothing", *ASKS)["grpc status"] == "UNIMPLEMENTED"
+    assert shown(counter, "GET", "/v1/stock/plum:watch", *ASKS)["dialect"].startswith("http"), "that is what it speaks itself"
+
+
+def test_a_descriptor_set_that_cannot_be_used_is_told(counter: Path) -> None:
+    counter.write_text(COUNTER.replace("shop.binpb", "shop.proto"))
+    assert explain(counter, "CALL", "/shop.Stock/Watch", *ASKS).exit_code == 1
+    counter.write_text(COUNTER.replace("shop.binpb", "nothing.binpb"))
+    result = explain(counter, "CALL", "/shop.Stock/Watch", *ASKS)
+    assert (result.exit_code, "nothing.binpb" in result.stderr) == (1, True)
+
+
+def test_by_reflection_it_hangs_on_what_the_module_tells(counter: Path) -> None:
+    """Nobody is there to be asked: that is said, and the rest is decided as if nothing were known."""
+    counter.write_text(f"service: counter\napp: h2c://127.0.0.1:8000\nadmin: {counter.parent}/nobody.sock\ncerts: certs\npolicy: policy\n")
+    told = shown(counter, "POST", "/v1/stock/plum:reserve", *ASKS)
+    assert told["dialect"].startswith("http")
+    assert "by reflection" in told["schema"]
+    assert "nobody.sock" in told["schema"]
+    web = shown(counter, "POST", "/shop.Stock/Reserve", *ASKS, "-H", "content-type: application/grpc-web+proto")
+    assert (web["dialect"], web["action"], web["method"]) == ("grpc-web", "forward", "/shop.Stock/Reserve")
+    counter.write_text(COUNTER.replace(f'{{descriptors: "{ROOT}/examples/proto/shop.binpb"}}', "off"))
+    assert "off" in shown(counter, "POST", "/v1/stock/plum:reserve", *ASKS)["schema"]
+
+
+def test_a_sidecar_that_runs_tells_what_its_module_told_it(tmp_path: Path) -> None:
+    mesh = Mesh(tmp_path)
+    found: list[Result] = []
+    asks = ("--as", "spiffe://test/web")
+
+    async def story(module: Reflected) -> None:
+        file = mesh.prepare("stock", app=f"h2c://{module.address}")
+        file.write_text(file.read_text().replace("admin: off", f"admin: {tmp_path}/s.sock"))
+        side = await mesh.start(file)
+        await until(lambda: side.said("api taken up"), "it was asked")
+        for line in (("GET", "/v1/reserve/plum", *asks), ("GET", "/v1/elsewhere", *asks)):
+            found.append(await asyncio.to_thread(explain, file, *line, "--json"))
+        file.write_text(file.read_text().replace("service: stock", "service: other"))
+        found.append(await asyncio.to_thread(explain, file, "GET", "/v1/reserve/plum", *asks, "--json"))
+
+    with Reflected(stock("Reserve", annotated=True)) as module:
+        mesh.run(story(module))
+    route, nothing, other = (json.loads(result.stdout) for result in found)
+    assert (route["dialect"], route["REST route"], route["variables"]) == ("rest", "GET /v1/reserve/{item}", {"item": "plum"})
+    assert route["schema"].startswith("reflection, version ")
+    assert nothing["dialect"].startswith("http")
+    assert "is not the sidecar of other" in other["schema"]

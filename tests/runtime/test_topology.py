@@ -94,9 +94,38 @@ def test_a_process_is_told_what_a_container_is_told_in_terms_of_this_machine(fol
     assert front.module.folder == folder / "app"
 
 
+@pytest.mark.parametrize("form", ["{url: h2c://127.0.0.1:8000, api: AT}", "{url: h2c://127.0.0.1:8000, api: {descriptors: AT}}"])
+def test_a_descriptor_set_that_a_volume_holds_is_read_where_it_lies_here(folder, form):
+    (folder / "shop.binpb").touch()
+    text = PAIR.replace("volumes: [./policy", "volumes: [./shop.binpb:/etc/flui/shop.binpb:ro, ./policy")
+    (front,) = place(
+        read(folder, text.replace("http://127.0.0.1:8000\n      policy", form.replace("AT", "/etc/flui/shop.binpb") + "\n      policy")),
+        {"front": "127.7.0.2"},
+        Path("/run/x"),
+        Path("/run/x/certs"),
+    )
+    api = front.settings["app"]["api"]
+    assert front.settings["app"]["url"] == "h2c://127.7.0.2:8000"
+    assert (api if isinstance(api, str) else api["descriptors"]) == str(folder / "shop.binpb")
+    text = PAIR.replace("http://127.0.0.1:8000\n      policy", form.replace("AT", "reflection") + "\n      policy")
+    assert place(read(folder, text), {"front": "127.7.0.2"}, Path("/run/x"), Path("/c"))[0].companion.descriptors is None
+
+
 @pytest.mark.parametrize(
     ("old", "new", "where", "says"),
     [
+        (
+            "app: http://127.0.0.1:8000",
+            "app: {url: h2c://127.0.0.1:8000, api: /etc/flui/x.binpb}",
+            "app: {",
+            "no volume of front-sidecar holds /etc/flui/x.binpb",
+        ),
+        (
+            "app: http://127.0.0.1:8000",
+            "app: {url: h2c://127.0.0.1:8000, api: {descriptors: /etc/flui/policy/x.binpb}}",
+            "app: {",
+            "x.binpb is not a file",
+        ),
         ('"service:front"', '"service:back"', "network_mode", "there is no service 'back' for it to stand beside"),
         ('"service:front"', "host", "network_mode", "a sidecar shares the network of its module"),
         ("front:15006", "back:15006", "back:15006", "there is no service 'back'"),
@@ -171,6 +200,8 @@ def test_a_mistake_in_a_part_that_replicas_share_is_told_once(tmp_path):
     for inner in ("web", "orders", "stock", "counter", "warehouse"):
         (tmp_path / "examples" / "services" / inner).mkdir(parents=True)
     (tmp_path / "policy").mkdir()
+    (tmp_path / "examples" / "proto").mkdir()
+    (tmp_path / "examples" / "proto" / "shop.binpb").touch()
     told = problems(compose, text)
     assert len(told) == 1, told
     assert told[0].startswith(f"pair.yaml:{line_of(text, 'app: x')}: app: ")

@@ -24,8 +24,8 @@ def test_what_is_paid_is_in_proportion_and_in_the_end_all_of_it(chunks, payments
         tally.owe(source, became)
     owed = sum(became for _, became in chunks)
     paid = credited = 0
-    for most in payments:
-        octets = min(most, owed - paid)
+    for payment in payments:
+        octets = min(payment, owed - paid)
         paid += octets
         credited += tally.paid(octets)
         assert tally.outstanding == owed - paid

@@ -1,4 +1,4 @@
-"""The same counter as server.js, for machines without Node. Needs grpcio and protobuf."""
+"""The same counter as server.js, for machines without Node. Needs grpcio, protobuf and googleapis-common-protos."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ except ImportError as error:
     # The rest of the shop does without: we listen, as we are expected to, and hang up on everybody.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # an exception may be lost in a callback that ignores it
     with socket.create_server((HOST, PORT)) as listener:
-        say(f"left out: {error} (pip install grpcio protobuf); http://{HOST}:{listener.getsockname()[1]} hangs up (twin)")
+        say(f"left out: {error} (pip install -r ../warehouse/requirements.txt); http://{HOST}:{listener.getsockname()[1]} hangs up (twin)")
         while True:
             listener.accept()[0].close()
 

@@ -1,5 +1,8 @@
 """The warehouse of the shop, by gRPC: all four kinds of calls of ../../proto/shop.proto. Needs requirements.txt, nothing else.
 
+It tells its shape by server reflection, so its sidecar serves it to callers of REST, gRPC-Web and Connect as well, without a
+line here about any of them.
+
 What a caller may find out with it: an item called `slow-…` is looked for a long time, so that deadlines are seen to expire.
 """
 
@@ -27,6 +30,7 @@ def say(text):
 
 try:
     import grpc
+    from grpc_reflection.v1alpha import reflection
 
     sys.path.insert(0, str(Path(__file__).parents[2] / "proto"))
     import shop_pb2 as shop
@@ -128,6 +132,7 @@ def handlers(stock):
 
 def main():
     server = grpc.server(ThreadPoolExecutor(CALLS_AT_ONCE), handlers=handlers(Stock()), options=[("grpc.so_reuseport", 0)])
+    reflection.enable_server_reflection(["shop.Stock", "grpc.health.v1.Health", reflection.SERVICE_NAME], server)
     port = server.add_insecure_port(f"{HOST}:{PORT}")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

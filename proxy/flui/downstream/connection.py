@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from flui.answer import answer, answer_call
-from flui.call import TranslatedCall
 from flui.codecs.grpc import is_call
 from flui.codecs.http1 import Http1Server
 from flui.codecs.http2 import PREFACE, Http2Server
@@ -21,13 +20,13 @@ from flui.model.events import RequestHead, Reset, ResponseHead
 from flui.model.fault import Fault
 from flui.model.fields import EXPECT, Field, field
 from flui.model.identity import ANONYMOUS
-from flui.translate.base import Mapped
 from flui.transport.alarm import Alarm
 from flui.transport.inbox import INBOX, WRITE_HIGH_OCTETS
 from flui.transport.tls import HTTP2, Peer
 
 if TYPE_CHECKING:
     from flui.downstream.relay import Gate
+    from flui.translate.base import Mapped
 
 _NEVER = float("inf")
 _OPEN = 0
@@ -314,8 +313,11 @@ class Downstream(asyncio.BufferedProtocol):
             relay.hits += 1
         head.decided = decision
         trace = relay.traced(head.trace, now) if relay.traces or not head.trace else b""
-        behind = translated.behind(head, snapshot, decision) if head.grpc and self._gate.translates else None
-        splice = translated.splice_of(self.codec, head, decision, spoken, shown, length, now, trace, self._origin, relay.limits, behind)
+        dialects = snapshot.dialects
+        behind = translated.behind(head, dialects, decision) if head.grpc and self._gate.translates else None
+        splice = translated.splice_of(
+            self.codec, head, decision, spoken, shown, length, now, trace, self._origin, relay.limits, behind, dialects
+        )
         splice.decide_s = decide_s
         exchange = Exchange(self, splice, now)
         self._exchanges[head.stream] = exchange
@@ -324,8 +326,8 @@ class Downstream(asyncio.BufferedProtocol):
         action = decision.action
         if isinstance(action, Reply):
             splice.fail(action.fault)
-        elif spoken is not None and spoken.refused is not None and isinstance(splice, TranslatedCall):
-            splice.turn_away(spoken.refused)
+        elif dialects is not None and spoken is not None and spoken.refused is not None:
+            dialects.turn_away(splice, spoken.refused)
         else:
             if expects:
                 self.codec.send(ResponseHead(head.stream, 100, [], 0))  # it is asked of us here: gRPC has no such thing

@@ -393,7 +393,7 @@ class Exchange:
         on_its_way = self.up is not None
         look = _NEVER
         repeatable = splice.retrier is not None and (forward.repeatable or splice.head.repeatable)
-        if retry.hedge_s and hedge is None and splice.tries < 2 and repeatable:
+        if retry.hedge_s and hedge is None and splice.tries < 2 and repeatable and splice.may_fork:
             look = (splice.attached_at if on_its_way and splice.request_ended else now) + retry.hedge_s
             if now >= look:
                 look = _NEVER

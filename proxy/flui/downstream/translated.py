@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from flui.call import Call, TranslatedCall
+from flui.call import Behind, Call
 from flui.codecs.base import Events
 from flui.codecs.http2.fields import request_again
 from flui.decide import Snapshot
@@ -14,8 +14,10 @@ from flui.model.events import UNKNOWN, End, RequestHead, ResponseHead
 from flui.model.fields import Field
 from flui.model.topology import APP
 from flui.splice import Splice
-from flui.translate.base import Mapped
-from flui.translate.grpc_rest import Behind
+
+if TYPE_CHECKING:
+    from flui.translate.base import Mapped
+    from flui.translate.dialects import Dialects
 
 
 def spoken(head: RequestHead, snapshot: Snapshot) -> Mapped | None:
@@ -29,9 +31,8 @@ def spoken(head: RequestHead, snapshot: Snapshot) -> Mapped | None:
     return cast("Mapped | None", known)
 
 
-def behind(head: RequestHead, snapshot: Snapshot, decision: Decision) -> Behind | None:
+def behind(head: RequestHead, dialects: Dialects | None, decision: Decision) -> Behind | None:
     """How a call that was let in is said to our module; None: as it is."""
-    dialects = snapshot.dialects
     action = decision.action
     if dialects is None or not isinstance(action, Forward) or action.targets[0].cluster != APP:
         return None
@@ -58,6 +59,7 @@ def splice_of(
     origin: Field | None,
     limits: Limits,
     behind: Behind | None,
+    dialects: Dialects | None,
 ) -> Splice:
     """The splice of a request that has been decided.
 
@@ -73,14 +75,12 @@ def splice_of(
         origin: Ready Forwarded field; None to say nothing.
         limits: In force.
         behind: How the call is said to the module; None: as it is.
+        dialects: Of the snapshot.
     """
     octets = limits.grpc_message_octets
     if mapped is not None:
-        mapped.head.decided = decision
-        translation = mapped.translation(codec, head.stream, shown, length)
-        call = TranslatedCall(translation, mapped.dialect, head, decision, now, trace, origin, octets)
-        call.behind = behind
-        return call
+        assert dialects is not None, "somebody has mapped it"
+        return dialects.splice_of(mapped, codec, head, decision, shown, length, now, trace, origin, octets, behind)
     if head.grpc:
         plain = Call(codec, head, decision, now, trace, origin, octets)
         plain.behind = behind

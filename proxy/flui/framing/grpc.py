@@ -31,6 +31,11 @@ def coding_of(fields: list[Field]) -> bytes:
     return b""
 
 
+def framed(payload: bytes, *, coded: bool = False) -> bytes:
+    """A message, framed."""
+    return (b"\1" if coded else b"\0") + len(payload).to_bytes(4, "big") + payload
+
+
 class GrpcReader:
     """Messages of one direction. An octet is copied once, or twice when its message came in several chunks."""
 
@@ -168,7 +173,7 @@ class GrpcWriter(Outgoing):
         if length > _MOST or not self.admits(message):
             return Fault.BODY_TOO_LARGE
         assert self._coded or not message.coded, "compressed, under a head that names no coding"
-        self.push((b"\1" if message.coded else b"\0") + length.to_bytes(4, "big") + message.payload)
+        self.push(framed(message.payload, coded=message.coded))
         return None
 
 

@@ -13,6 +13,11 @@ from flui.model.fields import Field
 _BLANK = b" \t\r"
 
 
+def line_of(payload: bytes) -> bytes:
+    """A message, framed. It holds no line feed."""
+    return payload + b"\n"
+
+
 class NdjsonReader(Incoming):
     """Lines of one direction."""
 
@@ -35,11 +40,11 @@ class NdjsonReader(Incoming):
                         self.fail(Fault.BODY_TOO_LARGE)
                     return None
                 end = len(held)
-            line = bytes(held[:end]).rstrip(b"\r")
+            text = bytes(held[:end]).rstrip(b"\r")
             self.drop(min(end + 1, len(held)))
             self._scanned = 0
-            if line.strip(_BLANK):
-                return line
+            if text.strip(_BLANK):
+                return text
 
 
 class NdjsonWriter(Outgoing):
@@ -54,7 +59,7 @@ class NdjsonWriter(Outgoing):
             return Fault.MALFORMED
         if not self.admits(message):
             return Fault.BODY_TOO_LARGE
-        self.push(payload + b"\n")
+        self.push(line_of(payload))
         return None
 
 

@@ -26,6 +26,11 @@ def _ends(held: bytes | bytearray, at: int) -> int:
     return carriage if carriage >= 0 else feed
 
 
+def event(data: bytes, name: bytes = b"") -> bytes:
+    """An event, framed. Its data is one line, or has `data: ` before each further one."""
+    return b"event: %b\ndata: %b\n\n" % (name, data) if name else b"data: %b\n\n" % data
+
+
 class SseReader(Incoming):
     """Events of one direction."""
 
@@ -100,7 +105,7 @@ class SseWriter(Outgoing):
             return Fault.MALFORMED
         if not self.admits(message):
             return Fault.BODY_TOO_LARGE
-        self.push(b"data: " + payload.replace(b"\n", b"\ndata: ") + b"\n\n")
+        self.push(event(payload.replace(b"\n", b"\ndata: ")))
         return None
 
 

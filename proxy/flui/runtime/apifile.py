@@ -5,15 +5,19 @@ The protobuf library that reads them is imported here and nowhere before: a side
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from flui.codecs import protobuf
 from flui.codecs.grpc_reflection import APART, outline
 from flui.model.config import ConfigError, Problem
 from flui.model.units import MIB
-from flui.translate.rest import RestRoutes
+from flui.translate.wire import varint
+
+if TYPE_CHECKING:
+    from flui.translate.rest import RestRoutes
 
 MAX_OCTETS: Final = 10 * MIB
 """Largest descriptor set that is read; what a module may tell of itself is as much."""
@@ -78,9 +82,21 @@ def understood(files: Sequence[bytes], services: Sequence[str], origin: str) -> 
     """
     try:
         from flui.translate.descriptors import DescriptorError, schema_of  # noqa: PLC0415 - protobuf is loaded only where it is needed
+        from flui.translate.rest import RestRoutes  # noqa: PLC0415 - as what is behind it
     except ModuleNotFoundError as error:
         raise UnusableError(f"descriptors cannot be read without the package {error.name}", "install flui-mesh[grpc]") from error
     try:
-        return RestRoutes(schema_of(files, origin, services))
+        schema = schema_of(files, origin, services)
     except DescriptorError as error:
         raise UnusableError(str(error), _MAKE) from error
+    schema.packed = zlib.compress(b"".join([b"\x0a" + varint(len(file)) + file for file in files]))
+    return RestRoutes(schema)
+
+
+def of_set(octets: bytes, services: Sequence[str], origin: str) -> RestRoutes:
+    """What a descriptor set means, of which these services are served.
+
+    Raises:
+        UnusableError: As `understood` says, or it is no descriptor set.
+    """
+    return understood(_files(octets), services, origin)

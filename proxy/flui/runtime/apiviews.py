@@ -1,12 +1,12 @@
-"""What the admin API shows of the module's interface: `/api` for people and `flui api`, `/openapi.json` for tools."""
+"""What the admin API shows of the module's interface: `/api` for people and `flui api`, `/openapi.json` and `/descriptors` for tools."""
 
 from __future__ import annotations
 
 import json
+import zlib
 from typing import TYPE_CHECKING
 
 from flui.runtime.admin import Reply, problem
-from flui.translate.schema import NO_SCHEMA
 
 if TYPE_CHECKING:
     from flui.runtime.sidecar import Running
@@ -17,6 +17,7 @@ def api(running: Running) -> Reply:
     from flui.translate.listing import listing  # noqa: PLC0415 - for this page alone
 
     known = running.api
+    routes = known.routes
     schema = known.schema
     service = running.config.service
     return _as_said(
@@ -26,8 +27,8 @@ def api(running: Running) -> Reply:
             "descriptors": running.config.api.descriptors,
             "origin": schema.origin,
             "version": schema.version,
-            "services": listing(schema, known.routes, service),
-            "left out": list(known.routes.mistakes),
+            "services": listing(schema, routes, service) if routes is not None else [],
+            "left out": list(routes.mistakes) if routes is not None else [],
         }
     )
 
@@ -37,9 +38,17 @@ def openapi(running: Running) -> Reply:
     from flui.translate.openapi import document  # noqa: PLC0415 - for this page alone
 
     known = running.api
-    if known.schema is NO_SCHEMA:
+    if known.routes is None:
         return problem(404, "Not Found", f"nothing is known of the module's interface: {known.told()}")
     return _as_said(document(known.schema, known.routes, running.config.service))
+
+
+def descriptors(running: Running) -> Reply:
+    """The descriptors in force, as `protoc --descriptor_set_out` writes them; 404 while nothing is known of the module."""
+    known = running.api
+    if not known.schema.packed:
+        return problem(404, "Not Found", f"nothing is known of the module's interface: {known.told()}")
+    return Reply(200, "application/x-protobuf", zlib.decompress(known.schema.packed))
 
 
 def _as_said(value: object) -> Reply:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from flui.model.api import OFF, Api
 from flui.model.config import ConfigError, Limits, Sidecar
@@ -31,7 +31,6 @@ from flui.runtime import apifile
 from flui.telemetry.families import API_REFRESHES
 from flui.telemetry.journal import Journal
 from flui.telemetry.meters import Meters
-from flui.translate.rest import NO_ROUTES, RestRoutes
 from flui.translate.schema import NO_SCHEMA, Schema
 from flui.transport.changes import changes
 from flui.transport.tasks import TaskSet
@@ -39,6 +38,9 @@ from flui.upstream.connection import Connection
 from flui.upstream.dial import DialError, connect
 from flui.upstream.reflection import ReflectionError, Shape, ask
 from flui.upstream.shared import Shared
+
+if TYPE_CHECKING:
+    from flui.translate.rest import RestRoutes
 
 ASK_S: Final = 5.0
 """For everything that a module tells."""
@@ -110,8 +112,8 @@ class ApiWatch:
         self._heard = False
         """Asking has led to something, if only to the knowledge that there is nothing."""
         self._begun_at = time.monotonic()
-        self.routes: RestRoutes = NO_ROUTES
-        """What the module serves, and the REST routes that it has by it."""
+        self.routes: RestRoutes | None = None
+        """What the module serves, and the REST routes that it has by it; None: nothing is known."""
         self.why = ""
         """Why no more is known than is known; empty: all is well."""
         self._api: Api
@@ -134,7 +136,7 @@ class ApiWatch:
     @property
     def schema(self) -> Schema:
         """What the module serves, as far as it is known; NO_SCHEMA: nothing is."""
-        return self.routes.schema
+        return self.routes.schema if self.routes is not None else NO_SCHEMA
 
     @property
     def is_off(self) -> bool:
@@ -182,7 +184,7 @@ class ApiWatch:
         if before == self._source():
             return
         if self.is_off:
-            self.routes = NO_ROUTES
+            self.routes = None
         self.why = self._said = self._wrong = ""
         self._seen = b""
         self._restart()

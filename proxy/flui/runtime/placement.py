@@ -62,6 +62,8 @@ def place(topology: Topology, hosts: Mapping[str, str], run: Path, certs: Path) 
         settings["certs"] = str(certs)
         if companion.policy is not None:
             settings["policy"] = str(companion.policy)
+        if companion.descriptors is not None:
+            settings["app"] = _with_descriptors(settings["app"], str(companion.descriptors))
         if "services" in settings:
             settings["services"] = _moved_endpoints(settings["services"], host, hosts)
         placed.append(
@@ -85,6 +87,13 @@ def _with_address(value: object, address: str) -> object:
     if not isinstance(value, Mapping):
         return address
     return {**value, "url" if "url" in value else "address": address}
+
+
+def _with_descriptors(app: object, path: str) -> object:
+    """`app` with the file that its `api` names replaced."""
+    assert isinstance(app, Mapping), "an api stands under it"
+    api = app["api"]
+    return {**app, "api": {**api, "descriptors": path} if isinstance(api, Mapping) else path}
 
 
 def _moved(text: str, host: str, hosts: Mapping[str, str]) -> str:

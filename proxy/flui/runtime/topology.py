@@ -21,6 +21,7 @@ from typing import Final
 
 import yaml
 
+from flui.model.api import AUTO, OFF, REFLECTION
 from flui.model.config import ConfigError
 from flui.runtime import configfile
 from flui.runtime._schema import Reader
@@ -60,6 +61,8 @@ class Companion:
     """Its configuration file as a container reads it."""
     policy: Path | None
     """Its policy folder, on this machine."""
+    descriptors: Path | None
+    """The file that `app.api` names, on this machine; None: it names none."""
     line: int
     """Where its configuration begins."""
 
@@ -105,6 +108,15 @@ def address_in(value: object, default: str = "") -> str:
     if isinstance(value, Mapping):
         value = value.get("address", value.get("url"))
     return default if value is None else str(value)
+
+
+def descriptors_in(settings: Mapping[str, object]) -> str:
+    """What a sidecar's file says under `app.api`, in either form: a word or a path; empty when it says nothing."""
+    app = settings.get("app")
+    api = app.get("api") if isinstance(app, Mapping) else None
+    if isinstance(api, Mapping):
+        api = api.get("descriptors")
+    return "" if api is None else str(api)
 
 
 class _Reader:
@@ -233,8 +245,23 @@ class _Reader:
             service=str(settings.get("service", "")),
             settings=settings,
             policy=policy,
+            descriptors=self.descriptors(name, settings, service, at, where),
             line=self.values.line(where),
         )
+
+    def descriptors(self, name: str, settings: dict[str, object], service: dict[str, object], at: Place, where: Place) -> Path | None:
+        """The descriptor set that a sidecar's file names under `app.api`, if it names one."""
+        there = descriptors_in(settings)
+        if there in {"", AUTO, REFLECTION, OFF}:
+            return None
+        found = self.on_this_machine(there, service, at)
+        place: Place = (*where, "app", "api")
+        if found is None:
+            fix = f"write a full path that one does, such as `volumes: [./shop.binpb:/etc/flui/shop.binpb:ro]` of {name}"
+            self.values.wrong(place, f"no volume of {name} holds {there}", fix)
+        elif not found.is_file():
+            self.values.wrong(place, f"{found} is not a file", "make it with `protoc --include_imports --descriptor_set_out=FILE`")
+        return found
 
     def settings(self, name: str, service: dict[str, object], configs: dict[str, object]) -> tuple[dict[str, object], Place]:
         """The sidecar's file: its first config whose target is the FILE of `run -c FILE`, and where its text stands."""

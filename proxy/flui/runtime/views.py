@@ -33,6 +33,7 @@ def routes(running: Running) -> dict[str, Handler]:
         "/policy": lambda _: _policy(running),
         "/api": lambda _: apiviews.api(running),
         "/openapi.json": lambda _: apiviews.openapi(running),
+        "/descriptors": lambda _: apiviews.descriptors(running),
         "/certs": lambda _: _certs(running),
     }
 

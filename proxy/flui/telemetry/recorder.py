@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from flui.call import Call, TranslatedCall
+from flui.call import Call
 from flui.model.config import AccessLogging
 from flui.model.decision import Why
 from flui.model.events import RequestHead
@@ -78,7 +78,7 @@ class Recorder:
             labels = decision.labels
             self.meters.count(GRPC_CALLS, labels[0], labels[1], labels[2], _NAMES[said])
             fixed_text += _SAID[said]
-            if isinstance(splice, TranslatedCall):
+            if splice.dialect is not None:
                 fixed_text += _DIALECTS[splice.dialect]
         self.meters.exchange(decision.labels, status, now - begun, splice.octets_in, splice.octets_out)
         if fault is not None:

@@ -21,9 +21,6 @@ from flui.model.grpc import Status
 from flui.model.spoken import Dialect, Spoken
 from flui.translate.status import Ending
 
-WINDOW: Final = 65_536
-"""Octets of translated messages that wait for the far side, per direction: past them the next message is not looked at."""
-
 
 class Hears(Protocol):
     """The splice of a call, as a translation sees it."""
@@ -188,15 +185,17 @@ class Translation:
 class Refused:
     """Why a request that names its method cannot be carried out. Its caller hears of it only if policy lets it in."""
 
-    __slots__ = ("allow", "fault", "status", "why")
+    __slots__ = ("allow", "asked", "fault", "status", "why")
 
-    def __init__(self, fault: Fault, status: Status, why: str, allow: bytes = b"") -> None:
+    def __init__(self, fault: Fault, status: Status, why: str, allow: bytes = b"", asked: bytes = b"") -> None:
         self.fault = fault
         self.status = status
         self.why = why
         """What the caller is told."""
         self.allow = allow
         """Methods that the path has; empty: that is not what is wrong."""
+        self.asked = asked
+        """Path of the request, which a problem document names; empty: it is the call's."""
 
 
 class Mapped(Spoken):
@@ -210,6 +209,11 @@ class Mapped(Spoken):
         self.epoch = epoch
         self.refused: Refused | None = None
         """It cannot be carried out; None: it can."""
+
+    @property
+    def formats(self) -> tuple[str, str]:
+        """In words for operators, how the messages of the caller are put, and those that it gets; empty where it gets none."""
+        raise NotImplementedError
 
     def translation(self, codec: Events, stream: int, extra: list[Field] | None, length: int) -> Translation:
         """A translation for one request of these.

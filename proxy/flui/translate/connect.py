@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from flui.codecs.base import Events
 from flui.framing.base import MessageLimits
-from flui.framing.grpc import GrpcReader, coding_of
+from flui.framing.grpc import GrpcReader, coding_of, framed
 from flui.model.events import UNKNOWN, End, RequestHead, ResponseHead
 from flui.model.fault import Fault
 from flui.model.fields import Field, classified, field
@@ -24,7 +24,7 @@ from flui.translate.formats import PROTO, Format, Formats
 from flui.translate.heads import NO_METADATA, Shown, Sifted, call_of, leading, refusal
 from flui.translate.status import Ending, connect_error, end_of_stream, ending_of, trailer_fields
 from flui.translate.streams import Stream
-from flui.translate.unary import Unary, framed, leading_and_status
+from flui.translate.unary import Unary, leading_and_status
 
 _PROTO: Final = field(b"content-type", b"application/proto")
 _JSON: Final = field(b"content-type", b"application/json")
@@ -156,6 +156,14 @@ class ConnectCall(Mapped):
         self._coding = coding
         self._message = message
         """Of a GET, which has no body."""
+
+    @property
+    def formats(self) -> tuple[str, str]:
+        """How messages are put, in words."""
+        what = "protobuf" if self._format.opaque else "JSON"
+        if self.dialect is Dialect.CONNECT_STREAM:
+            return f"{what} in envelopes", f"{what} in envelopes; the status is in the last one"
+        return f"one message, {what}{', in the query' if self._message else ''}", f"one message, {what}; trailers are `trailer-` fields"
 
     def translation(self, codec: Events, stream: int, extra: list[Field] | None, length: int) -> Translation:
         """A translation for one request of these."""

@@ -17,7 +17,7 @@ from flui.codecs.base import Events
 from flui.codecs.grpc import CONTENT_TYPE_GRPC, STATUS_LINES, binary_text, grpc_timeout
 from flui.framing.base import MessageLimits, Reader
 from flui.framing.document import DocumentReader
-from flui.framing.grpc import GrpcReader, coding_of
+from flui.framing.grpc import GrpcReader, coding_of, framed
 from flui.framing.ndjson import NdjsonReader
 from flui.framing.sse import SseReader
 from flui.model.events import UNKNOWN, Credit, Data, End, Event, RequestHead, Reset, ResponseHead
@@ -29,8 +29,7 @@ from flui.translate.coding import expand
 from flui.translate.formats import Unsayable, json_text
 from flui.translate.heads import length_line
 from flui.translate.json_in import encode, parse
-from flui.translate.schema import Method, Schema, Unfit
-from flui.translate.unary import framed
+from flui.translate.schema import MessageType, Method, Schema, Unfit
 from flui.translate.ways import ABSENT, Way
 
 _JSON: Final = classified(b"content-type", b"application/json")
@@ -80,7 +79,7 @@ class Tells(Protocol):
         """Takes what the service says, in gRPC's events."""
 
 
-class Behind:
+class RestModule:
     """How calls of one method are said to a REST module."""
 
     __slots__ = ("limits", "method", "schema", "ways", "window")
@@ -105,7 +104,7 @@ class GrpcRest:
         "_shown", "_splice", "_status", "_stream", "_told", "_up", "_way",
     )  # fmt: skip
 
-    def __init__(self, behind: Behind, up: Events, splice: Tells) -> None:
+    def __init__(self, behind: RestModule, up: Events, splice: Tells) -> None:
         self._behind = behind
         self._up = up
         self._splice = splice
@@ -327,7 +326,8 @@ class GrpcRest:
         tree = parse(text) if text.strip() else {}
         if way is not None and way.answer is not None:
             tree = {way.answer.json_name: tree}
-        return encode(tree, self._behind.method.tells, self._behind.schema.types)
+        tells = self._behind.method.tells
+        return encode(_known(tree, tells), tells, self._behind.schema.types)
 
     def _broken(self, message: str) -> list[Event]:
         self._over = True
@@ -369,6 +369,28 @@ def _error(stream: int, http: int, body: bytes, shown: list[Field], schema: Sche
     return _refusal(stream, status, message, details, shown)
 
 
+def _known(tree: object, message: MessageType) -> object:
+    """What of an answer its message has: a module may say more than its annotations know."""
+    if message.well_known or not isinstance(tree, dict):
+        return tree
+    kept: dict[str, object] = {}
+    for key, value in tree.items():
+        field_type = message.by_json.get(key)
+        if field_type is None:
+            continue
+        inner = field_type.message
+        if inner is None:
+            kept[key] = value
+        elif field_type.is_map:
+            held = inner.by_number[2].message
+            kept[key] = {k: _known(v, held) for k, v in value.items()} if held is not None and isinstance(value, dict) else value
+        elif field_type.repeated:
+            kept[key] = [_known(each, inner) for each in value] if isinstance(value, list) else value
+        else:
+            kept[key] = _known(value, inner)
+    return kept
+
+
 def _for_http(line: Field) -> Field:
     """What the relay adds to a call, as a request has it."""
     if line.name != b"grpc-timeout":
@@ -378,4 +400,4 @@ def _for_http(line: Field) -> Field:
 
 def _is_metadata(line: Field) -> bool:
     """Whether a field of a call is what its caller wants the module to know."""
-    return line.kind != GRPC_TYPE and line.name != b"accept-encoding" and not line.name.startswith(b"grpc-")
+    return line.kind not in {GRPC_TYPE, LENGTH} and line.name != b"accept-encoding" and not line.name.startswith(b"grpc-")

@@ -147,6 +147,12 @@ class WebCall(Mapped):
         self._shown = shown
         self._text = text
 
+    @property
+    def formats(self) -> tuple[str, str]:
+        """How messages are put, in words."""
+        how = "protobuf in gRPC's frames, base64" if self._text else "protobuf in gRPC's frames"
+        return how, f"{how}; the trailers are the last one"
+
     def translation(self, codec: Events, stream: int, extra: list[Field] | None, length: int) -> Translation:
         """A translation for one request of these."""
         del length

@@ -15,7 +15,8 @@ from typing import Final
 from flui.codecs.base import Events
 from flui.framing.base import MessageLimits, Reader
 from flui.framing.document import DocumentReader
-from flui.framing.ndjson import NdjsonReader
+from flui.framing.ndjson import NdjsonReader, line_of
+from flui.framing.sse import event
 from flui.model.events import UNKNOWN, RequestHead, ResponseHead
 from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import CONTENT_TYPE, Field, classified, field
@@ -25,7 +26,7 @@ from flui.translate.base import Mapped, Refused, Translation
 from flui.translate.coding import IDENTITY, is_known
 from flui.translate.formats import PROTO, Format, Rest, details_json
 from flui.translate.heads import NO_METADATA, Shown, Sifted, call_of, leading, length_line, refusal
-from flui.translate.rest import RestRoutes
+from flui.translate.rest import Bound, RestRoutes
 from flui.translate.schema import Method, Schema
 from flui.translate.status import Ending, rpc_status
 from flui.translate.streams import Stream
@@ -130,7 +131,7 @@ class RestStream(Stream):
         head = self._first
         if head is not None:
             self._begin_stream(head)
-        return b"data: " + payload + b"\n\n" if self._events else payload + b"\n"
+        return event(payload) if self._events else line_of(payload)
 
     def _begin_stream(self, head: ResponseHead) -> None:
         self._first = None
@@ -155,11 +156,11 @@ class RestStream(Stream):
             if head is not None:
                 self._begin_stream(head)
             if self._events:
-                self.say(b"event: end\ndata: {}\n\n")
+                self.say(event(b"{}", b"end"))
             self.say_end()
         elif self.begun:
             text = self._of.status(ending)
-            self.say(b"event: error\ndata: " + text + b"\n\n" if self._events else b'{"error":' + text + b"}\n")
+            self.say(event(text, b"error") if self._events else line_of(b'{"error":' + text + b"}"))
             self.say_end()
         else:
             self._say_error(ending, leading(head.fields) if head is not None else [])
@@ -186,18 +187,50 @@ class RestStream(Stream):
 class RestCall(Mapped):
     """A REST request."""
 
-    __slots__ = ("_coding", "_events", "_format", "_lines", "_method", "_of")
+    __slots__ = ("_coding", "_events", "_format", "_lines", "_method", "_of", "bound")
 
     def __init__(
-        self, head: RequestHead, of: RestCalls, method: Method | None, format_: Format, coding: bytes, *, lines: bool, events: bool
+        self,
+        head: RequestHead,
+        of: RestCalls,
+        bound: Bound | None,
+        format_: Format,
+        coding: bytes,
+        *,
+        lines: bool,
+        events: bool,
     ) -> None:
         super().__init__(Dialect.REST, head, of.epoch)
         self._of = of
-        self._method = method
+        self.bound = bound
+        """The way that it takes; None: there is none for it, and it is refused."""
+        self._method: Method | None = bound.method if bound is not None else None
         self._format = format_
         self._coding = coding
         self._lines = lines
         self._events = events
+
+    @property
+    def formats(self) -> tuple[str, str]:
+        """How messages are put, in words."""
+        bound = self.bound
+        if bound is None:
+            return "", ""
+        way = bound.way
+        method = bound.method
+        if way.whole:
+            asks = "a JSON message a line (NDJSON)" if self._lines else "one JSON document"
+            asks += ", without what the path says" if way.places else ""
+        elif way.body is not None:
+            asks = f"one JSON document, the field {way.body.json_name}; the other fields in the query"
+        else:
+            asks = "no body; the fields are in the query" if way.places or method.asks.fields else "no body"
+        tells = "one JSON document"
+        if method.server_streams:
+            tells = "a JSON message an event (SSE)" if self._events else "a JSON message a line (NDJSON)"
+        if way.answer is not None:
+            tells += f", the field {way.answer.json_name}"
+        return asks, tells
 
     def translation(self, codec: Events, stream: int, extra: list[Field] | None, length: int) -> Translation:
         """A translation for one request of these."""
@@ -263,15 +296,19 @@ class RestCalls:
             coding = b""
         accepts = method.server_streams and _EVENT_STREAM in sifted.about.get(b"accept", b"").lower()
         call = call_of(head, method.path, [_GRPC], sifted, repeatable=method.safe)
-        found = RestCall(call, self, method, Rest(bound, head.query, self._schema), coding, lines=lines, events=accepts)
+        found = RestCall(call, self, bound, Rest(bound, head.query, self._schema), coding, lines=lines, events=accepts)
         if sifted.unsound:
             found.refused = Refused(Fault.MALFORMED, Status.INVALID_ARGUMENT, NO_METADATA)
         elif not lines and content_type not in _DOCUMENT:
             wanted = "application/json or application/x-ndjson" if method.client_streams else "application/json"
-            found.refused = Refused(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, f"content-type must be {wanted}")
+            found.refused = Refused(Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, f"content-type must be {wanted}", b"", head.path)
         elif coding and (method.client_streams or method.server_streams or not is_known(coding)):
             found.refused = Refused(
-                Fault.UNSUPPORTED_TYPE, Status.INVALID_ARGUMENT, "of single messages gzip is served, and no other content-encoding"
+                Fault.UNSUPPORTED_TYPE,
+                Status.INVALID_ARGUMENT,
+                "of single messages gzip is served, and no other content-encoding",
+                b"",
+                head.path,
             )
         return found
 
@@ -288,7 +325,7 @@ class RestCalls:
         found = RestCall(call, self, None, PROTO, b"", lines=False, events=False)
         if allowed:
             allow = b", ".join(allowed)
-            found.refused = Refused(Fault.METHOD_NOT_ALLOWED, Status.UNIMPLEMENTED, "the path is there for other methods", allow)
+            found.refused = Refused(Fault.METHOD_NOT_ALLOWED, Status.UNIMPLEMENTED, "the path is there for other methods", allow, head.path)
         else:
             found.refused = Refused(Fault.NO_ROUTE, Status.UNIMPLEMENTED, "there is no such method")
         return found

@@ -255,7 +255,7 @@ class Method:
 class Schema:
     """Everything a module serves."""
 
-    __slots__ = ("methods", "origin", "services", "types", "version")
+    __slots__ = ("methods", "origin", "packed", "services", "types", "version")
 
     def __init__(self, methods: dict[bytes, Method], types: dict[str, MessageType], version: str, origin: str) -> None:
         self.methods = methods
@@ -268,6 +268,8 @@ class Schema:
         """Changes exactly when the descriptors do: a hash of them."""
         self.origin = origin
         """`reflection`, or the name of a file."""
+        self.packed = b""
+        """The descriptors themselves, a FileDescriptorSet under zlib, for whoever asks for them; empty: nobody kept them."""
 
 
 NO_SCHEMA: Final = Schema({}, {}, "", "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from flui.codecs.base import Events
 from flui.codecs.grpc import grpc_trailers
 from flui.framing.base import Message, MessageLimits, Reader
-from flui.framing.grpc import GrpcReader, coding_of
+from flui.framing.grpc import GrpcReader, coding_of, framed
 from flui.model.events import Credit, Data, End, Event, Reset, ResponseHead
 from flui.model.fault import Fault
 from flui.model.fields import Field
@@ -19,7 +19,7 @@ from flui.translate.coding import expand
 from flui.translate.formats import Format, Unsayable
 from flui.translate.schema import Unfit
 from flui.translate.status import Ending, ending_of
-from flui.translate.unary import framed, leading_and_status
+from flui.translate.unary import leading_and_status
 
 
 class Stream(Translation):

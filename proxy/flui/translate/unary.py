@@ -10,7 +10,7 @@ from __future__ import annotations
 from flui.codecs.base import Events
 from flui.codecs.grpc import grpc_trailers
 from flui.framing.base import MessageLimits
-from flui.framing.grpc import PREFIX, GrpcReader, coding_of
+from flui.framing.grpc import PREFIX, GrpcReader, coding_of, framed
 from flui.model.events import Credit, Data, End, Event, Reset, ResponseHead
 from flui.model.fault import Fault
 from flui.model.fields import Field
@@ -24,11 +24,6 @@ from flui.translate.status import Ending, ending_of
 
 _MOST = 0xFFFF_FFFF
 _NOT_WHOLE = "the service's answer is not made of whole messages"
-
-
-def framed(payload: bytes, *, coded: bool = False) -> bytes:
-    """A message as gRPC frames it."""
-    return (b"\1" if coded else b"\0") + len(payload).to_bytes(4, "big") + payload
 
 
 class Unary(Translation):

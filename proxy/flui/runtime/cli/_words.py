@@ -83,7 +83,7 @@ def retry(rules: Retry, *, repeatable: bool) -> str:
     who = "idempotent" if repeatable else "only with an idempotency-key"
     said = [
         f"{rules.attempts} tries ({who})",
-        f"after {listed(map(str, rules.statuses))} or no answer",
+        f"after {listed(map(str, rules.statuses))} or no answer" if rules.statuses else "after no answer",
         f"pause up to {seconds(rules.backoff_s)}, doubled up to {seconds(rules.backoff_max_s)}",
         f"retry-after up to {seconds(rules.after_s)}",
         f"body up to {rules.body_octets} octets",

@@ -20,7 +20,7 @@ _CELL: Final = 60
 
 @click.command(
     epilog="Example: flui admin /clusters --service orders   "
-    "Paths: /live /ready /metrics /config /flows /clusters /connections /policy /api /openapi.json /certs   "
+    "Paths: /live /ready /metrics /config /flows /clusters /connections /policy /api /openapi.json /descriptors /certs   "
     "Exit codes: 0 fine, 1 nobody listens or the answer is a refusal (also /ready while it is not), 2 used wrongly."
 )
 @click.argument("path")
@@ -33,6 +33,11 @@ def admin(path: str, address: str | None, service: str | None, raw: bool) -> Non
     """Read a running sidecar's admin API."""
     where = where_of(address, service)
     status, kind, body = _get(where, path if path.startswith("/") else f"/{path}")
+    if kind == "application/x-protobuf":
+        if sys.stdout.isatty():
+            _fail(f"{path} is no text; send it to a file: flui admin {path} > module.binpb")
+        sys.stdout.buffer.write(body)
+        return
     text = body.decode("utf-8", "backslashreplace")
     value: Json = json.loads(text) if "json" in kind else None
     if raw or "json" not in kind:

@@ -18,8 +18,9 @@ from flui.model.decision import Decision, Forward, Reply
 from flui.model.events import RequestHead
 from flui.model.fault import DIALECTS
 from flui.model.fields import classified
-from flui.model.grpc import CALL, STATUSES
+from flui.model.grpc import CALL
 from flui.model.resilience import WHOLE_BP
+from flui.model.spoken import Dialect
 from flui.model.topology import SELF, Cluster, Match, Policy, Target
 from flui.policy.base import Request
 from flui.policy.explain import explain as explain_policy
@@ -27,7 +28,8 @@ from flui.policy.index import Index
 from flui.routing.key import hash_key
 from flui.routing.pick import Member, picker
 from flui.runtime.admin import plain
-from flui.runtime.cli import _words
+from flui.runtime.adminclient import clean
+from flui.runtime.cli import _dialect, _words
 from flui.runtime.cli.run import fail, load, sidecar_flags
 from flui.runtime.configfile import resolve
 from flui.runtime.sources import policy_of
@@ -53,10 +55,14 @@ def explain(
     config: str | None,
     **flags: str | None,
 ) -> None:
-    """Say what would be decided for a request, and why: listener, route, policy rule, cluster, pick, limits.
+    r"""Say what would be decided for a request, and why: listener, route, policy rule, cluster, pick, limits.
 
     Everything that the decision carries is said: how the traffic is split, what is tried again, copied, delayed or refused on purpose,
     and what the cluster bears. A gRPC call is `CALL` and the path of its method: flui explain CALL http://stock/shop.Stock/Reserve.
+
+    \b
+    A request to a gRPC module in another dialect is shown with the call that it means, by its method, path and content-type:
+      flui explain POST http://stock/v1/stock/apple:reserve -H 'content-type: application/json' --as …
     """
     if config is None and flags["service"] is None:
         raise click.UsageError("name a configuration file (-c FILE) or a service (--service NAME)")
@@ -71,7 +77,14 @@ def explain(
         listener = INBOUND if (where.hostname or "").removesuffix(".flui") == sidecar.service else "outbound"
     domain = _domain(principal)
     own = f"spiffe://{domain}/{sidecar.service}"
-    snapshot = Snapshot(resolve(sidecar, domain), policy, own, 0)
+    known: _dialect.Known | None = None
+    if listener == INBOUND and _dialect.is_translated(sidecar):
+        try:
+            known = _dialect.known_of(sidecar)
+        except ConfigError as error:
+            fail(error)
+            return
+    snapshot = Snapshot(resolve(sidecar, domain), policy, own, 0, known.routes if known is not None else None)
     asking = principal or own
     if listener == INBOUND and principal is None:
         raise click.UsageError("say who asks: --as spiffe://TRUST-DOMAIN/NAME")
@@ -83,12 +96,16 @@ def explain(
         shown = {"action": "reply", "status": DIALECTS[fault].http, "fault": fault.value, "why": "malformed"}
         told = [(name, str(value)) for name, value in shown.items()]
     else:
+        meant = _dialect.meant(head, snapshot, known)
+        head = meant.head
         facts = snapshot.facts(listener, asking, head)
         decision = decide(facts, snapshot, 0.0)
-        shown = _why(decision, grpc=head.grpc)
-        told = [(name, str(value)) for name, value in shown.items()]
         action = decision.action
+        shown = _why(decision, meant.dialect) | meant.shown
         if isinstance(action, Forward):
+            shown |= meant.refused
+        told = [(name, _said(value)) for name, value in shown.items()]
+        if isinstance(action, Forward) and not meant.refused:
             match = _match(snapshot, decision)
             ways = [
                 _way(target, snapshot.clusters[target.cluster], action, head, asking) for target in action.targets if target.cluster != SELF
@@ -103,7 +120,7 @@ def explain(
             told += [("largest body", f"{snapshot.config.limits.body_octets} octets" if snapshot.config.limits.body_octets else "no limit")]
             for way in ways:
                 told += way.told()
-        elif isinstance(policy, Index):
+        elif isinstance(action, Reply) and isinstance(policy, Index):
             request = Request(asking, decision.why.service, facts[2].decode(), head.path.decode())
             nearest = explain_policy(policy, request).nearest
             if nearest is not None:
@@ -146,7 +163,14 @@ def _head(method: str, authority: str, path: str, query: str, headers: tuple[str
     return RequestHead(1, method.encode(), b"http", authority.encode(), path.encode(), question, fields, 0)
 
 
-def _why(decision: Decision, *, grpc: bool) -> dict[str, object]:
+def _said(value: object) -> str:
+    """A value in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} = {clean(str(each))}" for name, each in value.items())
+    return ", ".join(str(each) for each in value) if isinstance(value, list) else str(value)
+
+
+def _why(decision: Decision, dialect: Dialect | None) -> dict[str, object]:
     why = decision.why
     action = decision.action
     shown: dict[str, object] = {
@@ -158,8 +182,7 @@ def _why(decision: Decision, *, grpc: bool) -> dict[str, object]:
         "rule": why.rule,
     }
     if isinstance(action, Reply):
-        said = DIALECTS[action.fault]
-        shown |= {"grpc status": STATUSES[said.grpc].name} if grpc else {"status": said.http}
+        shown |= {"status": DIALECTS[action.fault].http} if dialect is None else _dialect.told_as(dialect, action.fault)
         shown["fault"] = action.fault.value
     return shown
 
