@@ -5,7 +5,7 @@ What holds, and what it takes:
 
 - One replica, and the new version listens on the same port before the old one ends (SO_REUSEPORT): its own sidecar moves over, and
   no call fails. What grpcio has read when it is told to end, but not begun, it answers with CANCELLED; so the sidecar is told that a
-  call which ends so may be sent again (`retry: {grpc: [unavailable, cancelled]}` of the module).
+  call which ends so may be sent again, and that all that are under way may be at once (`AGAIN`).
 - Two replicas, one after the other, each away for a while: its sidecar says that nothing was sent, and the caller's sidecar asks the
   other one, in every dialect. What fails is what grpcio itself has answered with CANCELLED while it ended: whoever calls it without
   us is told the same.
@@ -28,6 +28,7 @@ RULES = (
     "p, spiffe://shop/web, orders, CALL, /lib.Library/*\np, spiffe://shop/web, orders, *, /v1/*\np, spiffe://shop/web, orders, *, /v2/*\n"
 )
 UNCHANGED = [*UNARY, "connect-get"]
+AGAIN = ", retry: {grpc: [unavailable, cancelled], attempts: 4}, retry_budget: {share: 100%, least: 16}"
 DOWN_S = 0.3
 """How long a replica is away."""
 
@@ -164,7 +165,7 @@ def test_a_single_replica_that_overlaps_with_its_successor_is_replaced_and_no_ca
         old = stack.enter_context(Library(shared=True))
 
         async def story():
-            web, (side,) = await meshed(mesh, tmp_path, [old], ", retry: {grpc: [unavailable, cancelled]}")
+            web, (side,) = await meshed(mesh, tmp_path, [old], AGAIN)
             async with Load(web.outbound, message(old)).running() as load:
                 stack.enter_context(Library(newer=True, at=old.address, shared=True))
                 listens = time.monotonic()
