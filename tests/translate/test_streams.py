@@ -140,7 +140,7 @@ def translation(kind, caller, limits, format_=None, messages=None):
 
 
 def joined(kind, limits, format_=None, messages=None):
-    due = limits.credit_octets
+    due = limits.credit_octets(limits.stream_window_octets)
     caller = Caller(limits.window_octets, due)
     service = Service(limits.stream_window_octets, due)
     made = translation(kind, caller, limits, format_, messages)
@@ -221,7 +221,7 @@ TIMES = st.sampled_from([1, 3, 7, -3, -7])
 def bound(limits, format_, longest):
     """Octets that may wait for a receiver at most: a window, and the message that goes over it."""
     times = abs(format_.times) if format_ is not None else 1
-    return 2 * max(limits.window_octets, limits.stream_window_octets) * 4 // 3 + (longest + 10) * times + limits.credit_octets
+    return 2 * max(limits.window_octets, limits.stream_window_octets) * 4 // 3 + (longest + 10) * times + limits.credit_octets(limits.window_octets)
 
 
 @pytest.mark.parametrize("kind", ["grpc-web", "grpc-web-text", "connect", "connect-json", "ndjson"])
@@ -318,8 +318,8 @@ def test_a_service_that_sends_more_than_the_one_message_of_its_method_is_ended()
 
 
 def unary(limits):
-    caller = Caller(limits.window_octets, limits.credit_octets)
-    service = Service(limits.stream_window_octets, limits.credit_octets)
+    caller = Caller(limits.window_octets, limits.credit_octets(limits.window_octets))
+    service = Service(limits.stream_window_octets, limits.credit_octets(limits.stream_window_octets))
     made = ConnectUnary(caller, 1, None, PROTO, b"", 0, limits.grpc_message_octets, Shown())
     service.translation = made
     made.attach(service)

@@ -69,14 +69,16 @@ class Limits:
     grpc_message_octets: int = 4 * MIB
     """One gRPC message, of either side; 0: no limit. What gRPC libraries take unless told otherwise."""
 
-    @property
-    def credit_octets(self) -> int:
+    def credit_octets(self, window_octets: int) -> int:
         """Octets that a codec may have sent without giving credit for them.
 
-        Half of the smaller window: whatever the other side of an exchange speaks, its window is at least as large, so it never
-        waits for credit that nobody gives. What a translation makes of a window is three quarters of it at least (base64).
+        At most half of its own window, and three quarters of the smaller of the two: whatever the other side of an exchange speaks, and
+        whatever a translation makes of a window (base64 becomes three quarters of it), nobody waits for credit that nobody gives.
+
+        Args:
+            window_octets: Its own, `window_octets` or `stream_window_octets`.
         """
-        return min(self.window_octets, self.stream_window_octets) // 2
+        return min(window_octets // 2, min(self.window_octets, self.stream_window_octets) * 3 // 4)
 
 
 @dataclass(frozen=True, slots=True)

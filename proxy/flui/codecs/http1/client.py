@@ -63,7 +63,7 @@ class Http1Client:
         self._limits = limits
         self._body = Body(limits)
         self._window = limits.window_octets
-        self._due = limits.credit_octets
+        self._due = limits.credit_octets(limits.window_octets)
         self._in = b""
         self._last = b"\r\n\r\n"  # what no head holds, for it is its end
         self._last_head: ResponseHead | None = None

@@ -81,7 +81,7 @@ class Http1Server:
         self._scheme = scheme
         self._body = Body(limits)
         self._window = limits.window_octets
-        self._due = limits.credit_octets
+        self._due = limits.credit_octets(limits.window_octets)
         self._in = b""
         self._last = b"\r\n\r\n"  # what no head holds, for it is its end
         self._last_head: RequestHead | None = None

@@ -63,7 +63,7 @@ class Sending:
         self._bounds = bounds
         self._floods = Floods(bounds)
         self._window = limits.stream_window_octets
-        self._due = limits.credit_octets
+        self._due = limits.credit_octets(limits.stream_window_octets)
         self._encoder = Encoder()
         self._streams: dict[int, Stream] = {}
         self._recent: dict[int, int] = {}
