@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import flui
 from flui.framing.base import MessageLimits
 from flui.framing.document import DocumentReader
 from flui.framing.grpc import GrpcReader
@@ -30,6 +31,8 @@ from flui.translate.heads import Shown
 from flui.translate.rest import NO_ROUTES
 from flui.translate.rest_grpc import RestCalls, RestStream
 from flui.translate.schema import NO_SCHEMA
+
+pytestmark = pytest.mark.skipif(flui.compiled(), reason="stand-ins cannot take the place of compiled classes")
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -221,7 +224,11 @@ TIMES = st.sampled_from([1, 3, 7, -3, -7])
 def bound(limits, format_, longest):
     """Octets that may wait for a receiver at most: a window, and the message that goes over it."""
     times = abs(format_.times) if format_ is not None else 1
-    return 2 * max(limits.window_octets, limits.stream_window_octets) * 4 // 3 + (longest + 10) * times + limits.credit_octets(limits.window_octets)
+    return (
+        2 * max(limits.window_octets, limits.stream_window_octets) * 4 // 3
+        + (longest + 10) * times
+        + limits.credit_octets(limits.window_octets)
+    )
 
 
 @pytest.mark.parametrize("kind", ["grpc-web", "grpc-web-text", "connect", "connect-json", "ndjson"])
