@@ -25,6 +25,8 @@ from flui.upstream.single import Single
 
 LANES: Final = 100
 """Exchanges at a time on one connection, if its endpoint takes so many; one more has a connection of its own."""
+_PASSES: Final = 8
+"""Turns of the event loop in which a dial whose time is up may still turn out to be done: each of its steps takes one."""
 _BEFORE_S: Final = 30.0
 """So long before a certificate of it lapses a shared connection takes no new exchange, or in the last tenth of its time."""
 _OFFERS: Final[dict[Protocol, tuple[str, ...]]] = {Protocol.AUTO: OFFERED, Protocol.HTTP1: (HTTP1,), Protocol.HTTP2: (HTTP2,)}
@@ -109,6 +111,29 @@ def _made(keeper: Keeper, member: Member, limits: Limits, many: bool, bounds: Bo
     return Shared(keeper, member, limits, replace(bounds, streams=LANES, held_octets=max(bounds.held_octets, held)))
 
 
+class _Patience:
+    """Ends a dial when its time is up; but what the kernel has done by then is heard first, however long the loop was held up."""
+
+    __slots__ = ("_handle", "_left", "_limit", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: asyncio.Timeout, seconds: float) -> None:
+        self._loop = loop
+        self._limit = limit
+        self._left = _PASSES
+        self._handle: asyncio.Handle = loop.call_later(seconds, self._over)
+
+    def _over(self) -> None:
+        if self._left:
+            self._left -= 1
+            self._handle = self._loop.call_soon(self._over)
+        else:
+            self._limit.reschedule(self._loop.time())
+
+    def stop(self) -> None:
+        """The dial is over."""
+        self._handle.cancel()
+
+
 async def connect(
     keeper: Keeper, member: Member, cluster: Cluster, credentials: Credentials | None, limits: Limits, connect_s: float
 ) -> Connection:
@@ -137,8 +162,10 @@ async def connect(
         raise DialError(Fault.UPSTREAM_IDENTITY, "no credentials to speak TLS with")
     else:
         greeter = _Greeter(keeper, member, cluster, credentials, limits)
+    patience: _Patience | None = None
     try:
-        async with asyncio.timeout(connect_s):
+        async with asyncio.timeout(None) as limit:
+            patience = _Patience(loop, limit, connect_s)
             if greeter is None:
                 plain = connection
                 await loop.create_connection(lambda: cast("asyncio.BufferedProtocol", plain), address.host, address.port)
@@ -162,6 +189,9 @@ async def connect(
     except OSError as error:
         fault = Fault.APP_UNAVAILABLE if cluster.local else Fault.UPSTREAM_REFUSED
         raise DialError(fault, f"{address}: {error.strerror or error}") from error
+    finally:
+        if patience is not None:
+            patience.stop()
     if greeter is not None:
         if greeter.error is not None:
             raise greeter.error
