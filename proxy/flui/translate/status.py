@@ -13,6 +13,8 @@ from math import ceil
 from typing import Final
 
 from flui.codecs.grpc import binary_values, pushback
+from flui.codecs.protobuf import OCTETS, VARINT
+from flui.codecs.protobuf import fields as fields_of
 from flui.model.fields import Field, field
 from flui.model.grpc import STATUSES, Status, message_text, status_said
 
@@ -103,63 +105,30 @@ class _Said:
 
 def _said(octets: bytes) -> _Said | None:
     """A `google.rpc.Status`; None when it is none."""
-    try:
-        code = 0
-        message = ""
-        details: list[Detail] = []
-        for number, value in _lines(octets):
-            if number == 1 and isinstance(value, int):
-                code = value
-            elif number == 2 and isinstance(value, bytes):
-                message = value.decode("utf-8", "replace")
-            elif number == 3 and isinstance(value, bytes):
-                url = ""
-                inner = b""
-                for part, held in _lines(value):
-                    if part == 1 and isinstance(held, bytes):
-                        url = held.decode("utf-8", "replace")
-                    elif part == 2 and isinstance(held, bytes):
-                        inner = held
-                details.append(Detail(url, inner))
-    except ValueError:
+    lines = fields_of(octets)
+    if lines is None:
         return None
+    code = 0
+    message = ""
+    details: list[Detail] = []
+    for number, kind, value, held in lines:
+        if number == 1 and kind == VARINT:
+            code = value
+        elif number == 2 and kind == OCTETS:
+            message = held.decode("utf-8", "replace")
+        elif number == 3 and kind == OCTETS:
+            parts = fields_of(held)
+            if parts is None:
+                return None
+            url = b""
+            inner = b""
+            for part, kind_of_part, _, octets_of_part in parts:
+                if kind_of_part == OCTETS and part == 1:
+                    url = octets_of_part
+                elif kind_of_part == OCTETS and part == 2:
+                    inner = octets_of_part
+            details.append(Detail(url.decode("utf-8", "replace"), inner))
     return _Said(code, message, details)
-
-
-def _lines(octets: bytes) -> list[tuple[int, int | bytes]]:
-    """Fields of a small message: numbers and runs of octets, which is all that a Status has."""
-    lines: list[tuple[int, int | bytes]] = []
-    at = 0
-    while at < len(octets):
-        tag, at = _varint(octets, at)
-        kind = tag & 7
-        if kind == 0:
-            number, at = _varint(octets, at)
-            lines.append((tag >> 3, number))
-        elif kind == 2:
-            size, at = _varint(octets, at)
-            if at + size > len(octets):
-                raise ValueError
-            lines.append((tag >> 3, octets[at : at + size]))
-            at += size
-        else:
-            at += {1: 8, 5: 4}.get(kind, len(octets) + 1)
-            if at > len(octets):
-                raise ValueError
-    return lines
-
-
-def _varint(octets: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(octets):
-            raise ValueError
-        octet = octets[at]
-        at += 1
-        value |= (octet & 0x7F) << shift
-        if octet < 0x80:
-            return value, at
-    raise ValueError
 
 
 # Connect.
