@@ -67,7 +67,8 @@ def main() -> int:
     setup.write_text(
         "from mypyc.build import mypycify\n"
         "from setuptools import setup\n"
-        f"setup(name='flui', ext_modules=mypycify({names!r}, opt_level='3', debug_level='0', group_name='flui', multi_file=True), packages=[])\n"
+        f"modules = mypycify({names!r}, opt_level='3', debug_level='0', group_name='flui', multi_file=True)\n"
+        "setup(name='flui', ext_modules=modules, packages=[])\n"
     )
     jobs = str(os.cpu_count() or 1)
     env = {**os.environ, "MYPYPATH": str(BUILD)}
