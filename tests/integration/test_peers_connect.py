@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -50,9 +51,14 @@ def ask(folder, server, protocol, *codecs, known=()):
         json.dumps({"features": {**FEATURES, "protocols": [f"PROTOCOL_{protocol}"], "codecs": [f"CODEC_{codec}" for codec in codecs]}})
     )
     behind = (sys.executable, SUPPORT / "connect_behind.py", server, "--keep", folder, "--api", peers_grpc.connect_descriptors())
-    status, said = run(
-        peers_grpc.connect_conformance(), "--conf", conf, *known, "--max-servers", "1", "--mode", "server", "--", *behind, timeout_s=500,
-    )  # fmt: skip
+    for _ in range(2):
+        status, said = run(
+            peers_grpc.connect_conformance(), "--conf", conf, *known, "--max-servers", "1", "--mode", "server", "--", *behind, timeout_s=280,
+        )  # fmt: skip
+        if "timed out waiting for result" not in said:
+            break  # the suite waits 20 s for its own client, whose "Server Message Size" alone costs nearly as much: that is the machine's
+        for left in folder.glob("*-over-*"):
+            shutil.rmtree(left)
     counts = re.search(r"Total cases: (\d+)\n(\d+) passed, (\d+) failed", said)
     assert counts is not None, said
     assert (status == 0) == (counts[3] == "0"), said
