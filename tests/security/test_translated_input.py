@@ -137,7 +137,9 @@ def test_bad_input_is_refused_in_its_dialect_and_costs_little(tmp_path, library,
             assert answer.problem()["code"] == "unsupported_type"  # it may be of no dialect at all
             return
         told = form.told(answer)
-        assert told.code == case.code, answer
+        # Where messages pass as they are, what frames them wrongly is INTERNAL, as gRPC has it (and the Connect suite asks for it).
+        passes = case.form in {"grpc-web", "grpc-web-text", "connect-stream"}
+        assert told.code in ({3, 13} if passes and case.code == 3 else {case.code}), answer
         assert told.messages == []
         assert (answer.get(b"content-type") or b"").decode().removesuffix("+proto") in {form.refused_kind.removesuffix("+proto"), form.kind}
         if case.says:

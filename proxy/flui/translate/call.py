@@ -72,13 +72,6 @@ class TranslatedCall(Call):
         """See `Splice`."""
         return self.translation.streams
 
-    def fail(self, fault: Fault, status: int = 0, retry_after_s: int = 0) -> None:
-        """See `Splice.fail`. What no gRPC library would send is the caller's mistake here, and is called so whoever finds it."""
-        if fault is Fault.MALFORMED:
-            self.give_up(fault, Status.INVALID_ARGUMENT, "the body is not made of messages")
-        else:
-            super().fail(fault, status, retry_after_s)
-
     def give_up(self, fault: Fault, status: Status, message: str) -> None:
         """Ends the call for what the caller sent, or what cannot be said to it."""
         if self.done:
