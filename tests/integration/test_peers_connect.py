@@ -19,7 +19,7 @@ import pytest
 from support import peers_grpc
 from support.pair import run
 
-pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.peers, pytest.mark.acceptance, pytest.mark.slow, pytest.mark.timeout(600)]
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 NAMES = {"CONNECT": "Connect ", "GRPC": "gRPC ", "GRPC_WEB": "gRPC-Web "}
 """How the suite's names of cases begin that are about one protocol."""
