@@ -64,6 +64,7 @@ struct call {
     size_t got, to_send;
     int differs, trailers; /* from what was expected; came behind it */
     double began;
+    char said[160]; /* what came instead, where it differs */
 };
 
 struct connection {
@@ -177,8 +178,8 @@ static void ended(struct connection *c, struct call *call, int in_peace)
     if (kind == BIDI && now() < ends_at)
         fine = 0; /* nobody asked it to end */
     if (!fine && !errors++)
-        fprintf(stderr, "calls: the first error: status %s, grpc-status %s, %zu octets%s\n", *call->status ? call->status : "-",
-                *call->grpc_status ? call->grpc_status : "-", call->got, in_peace ? "" : ", reset");
+        fprintf(stderr, "calls: the first error: status %s, grpc-status %s, %zu octets%s: %.*s\n", *call->status ? call->status : "-",
+                *call->grpc_status ? call->grpc_status : "-", call->got, in_peace ? "" : ", reset", (int)sizeof call->said, call->said);
     if (errors > TOO_MANY)
         die("too many errors");
     if (fine && kind != BIDI)
@@ -189,12 +190,20 @@ static void ended(struct connection *c, struct call *call, int in_peace)
         begin(c);
 }
 
+static void differs(struct call *call, const unsigned char *octets, size_t length) /* keeps what was said instead */
+{
+    call->differs = 1;
+    memset(call->said, 0, sizeof call->said);
+    for (size_t i = 0; i < length && i < sizeof call->said - 1; i++)
+        call->said[i] = octets[i] < ' ' || octets[i] > '~' ? '.' : (char)octets[i];
+}
+
 static void compare(struct call *call, const unsigned char *octets, size_t length)
 {
     static const char *const ends[] = {"grpc-status:0\r\n", "grpc-status: 0\r\n"};
     size_t left = call->got < expected.length ? expected.length - call->got : 0, now = length < left ? length : left;
     if (memcmp(octets, expected.at + call->got, now) || (now < length && !with_trailers))
-        call->differs = 1;
+        differs(call, octets, length);
     for (size_t i = 0; i < 2 && now < length; i++)
         if (memmem(octets + now, length - now, ends[i], strlen(ends[i])))
             call->trailers = 1;

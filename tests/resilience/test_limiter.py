@@ -330,6 +330,17 @@ def test_the_smallest_limit_still_lets_everyone_in() -> None:
 
 
 @pytest.mark.slow
+def test_what_is_always_allowed_is_so_while_it_probes() -> None:
+    world = World("deterministic", 8, 0.02, rules=Concurrency(least=64, start=64))
+    probes = 0
+    for _ in range(3_000):
+        world.run(0.01, 3 * world.capacity)
+        probes += world.limiter.is_probing
+        assert world.limiter.admit(63, NORMAL)
+    assert probes
+
+
+@pytest.mark.slow
 def test_a_probe_leaves_high_priority_its_room() -> None:
     world = World("deterministic", 32, 0.02)
     probes = 0
@@ -363,4 +374,5 @@ def test_whatever_it_is_told_it_stays_within_its_rules(
             assert least <= limiter.limit <= most
             assert limiter.floor_s == 0.0 or limiter.floor_s >= 1e-4
             assert limiter.admit(0, LOW)
+            assert admitted or active >= least or priority == LOW, "a probe, too, leaves what is always allowed"
             assert not admitted or active < max(2 * most, most + 8)

@@ -273,14 +273,14 @@ class Limiter:
         self._begin_open(now)
 
     def _probe(self, mean: float, now: float) -> None:
-        """Admits fewer than keep the service busy, and waits until the queue is gone."""
+        """Admits fewer than keep the service busy, though never fewer than `least`, and waits until the queue is gone."""
         floor = self.floor_s
         if self._phase == _OPEN:
             self._probed_at = now
             self._probed_limit = self._exact
             self._crowd = self._rate * mean
         self._phase = _DRAIN
-        bound = max(1, ceil(self._depth * self._rate * floor))
+        bound = max(ceil(self._least), ceil(self._depth * self._rate * floor))
         high, _, _ = self._bounds
         self._bounds = (bound if self._strict else high, bound, max(1, bound * 7 // 10))
         # Then two latencies more, until nearly all answers are of requests that never saw it.
