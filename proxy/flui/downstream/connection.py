@@ -292,10 +292,10 @@ class Downstream(asyncio.BufferedProtocol):
                     self._tls_s = 0.0
                     return None
                 shown = pages.shown(head)
-        expects = b""
+        expects = False
         length = head.length
         if spoken is not None:
-            expects = b"100-continue" if any(line.kind == EXPECT for line in head.special) else b""
+            expects = EXPECT in [line.kind for line in head.special]
             head = translated.call_head(spoken.head, head.stream)
         decide_s = 0.0
         decision = head.decided

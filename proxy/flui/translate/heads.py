@@ -27,7 +27,7 @@ NO_METADATA: Final = "a field of the request is no metadata: a `-bin` that is no
 class Sifted:
     """What a request's fields say to a module, and what they say of the body and the dialect."""
 
-    __slots__ = ("about", "fields", "odd", "unsound")
+    __slots__ = ("about", "fields", "odd", "special", "unsound")
 
     def __init__(self, head: RequestHead, *, speaks_grpc: bool = False) -> None:
         """In one pass.
@@ -37,11 +37,13 @@ class Sifted:
             speaks_grpc: Names of gRPC's mean what they mean there; else nobody may say them.
         """
         fields: list[Field] = []
+        special: list[Field] = []
         about: dict[bytes, bytes] = {}
         odd = False
         for line in head.fields:
             name = line.name
-            if line.kind in _KINDS:
+            kind = line.kind
+            if kind in _KINDS:
                 continue
             if name in _OF_BODY:
                 about[name] = about[name] + b"," + line.value if name in about else line.value
@@ -53,7 +55,11 @@ class Sifted:
             elif name.endswith(b"-bin"):
                 odd = True
             fields.append(line)
+            if kind:
+                special.append(line)
         self.fields = fields
+        self.special = special
+        """Those of `fields` whose kind is not PLAIN."""
         self.about = about
         """Of `accept`, `content-encoding` and the like; a list is what it is: its parts joined."""
         self.odd = odd
@@ -73,12 +79,13 @@ def call_of(
     Args:
         head: Of the request, validated.
         path: Of the method.
-        lines: What gRPC asks for in front: content-type, codings.
+        lines: What gRPC asks for in front: content-type, then codings.
         sifted: Its fields.
         deadline_ms: What the dialect's own field leaves; -1: it does not say.
         repeatable: The method changes nothing, whatever the verb.
     """
-    call = RequestHead(0, b"POST", head.scheme, head.authority, path, b"", lines + sifted.fields, UNKNOWN)
+    special = [lines[0], *sifted.special]
+    call = RequestHead(0, b"POST", head.scheme, head.authority, path, b"", lines + sifted.fields, UNKNOWN, special)
     call.grpc = True
     call.host = head.host
     call.trace = head.trace
