@@ -71,7 +71,8 @@ def main() -> int:
         "setup(name='flui', ext_modules=modules, packages=[])\n"
     )
     jobs = str(os.cpu_count() or 1)
-    env = {**os.environ, "MYPYPATH": str(BUILD)}
+    flags = f"{os.environ.get('CFLAGS', '')} -fvisibility=hidden".strip()  # calls between files are direct, and nobody looks their names up
+    env = {**os.environ, "MYPYPATH": str(BUILD), "CFLAGS": flags}
     config = BUILD / "mypy.ini"
     config.write_text(
         "[mypy]\nstrict = True\n[mypy-casbin.*]\nignore_missing_imports = True\n[mypy-xxhash.*]\nignore_missing_imports = True\n"

@@ -120,6 +120,12 @@ class Call(Splice):
         self.ended: Status | None = None
         """How it ended, once its end was said to the caller."""
 
+    def release(self) -> None:
+        """See `Splice`."""
+        super().release()
+        if self._says is not None:
+            self._says = self.up = None
+
     # The caller's side.
 
     def from_down(self, event: Event) -> None:

@@ -141,6 +141,10 @@ class Splice:
         self._kept = []
         self._kept_room = octets
 
+    def release(self) -> None:
+        """It is done and on record: lets go of whatever holds it in turn, or only a collection would free the two."""
+        self.retrier = None
+
     def from_down(self, event: Event) -> None:
         """Takes what the caller says after the head."""
         if type(event) is End:

@@ -263,6 +263,7 @@ class Downstream(asyncio.BufferedProtocol):
         elif self._exchanges.pop(splice.stream, None) is not None:
             exchange.finish(now)
             self._gate.recorder.exchange(splice, now, self._tls_s)
+            splice.release()
             self._tls_s = 0.0
             self._idle_since = now
 

@@ -445,11 +445,10 @@ class Exchange:
             self.down.pump(now)
 
     def finish(self, now: float) -> None:
-        """Gives back what was borrowed. The splice is done."""
+        """Gives back what was borrowed. The splice is done, and is to be released."""
         pool = self.pool
         splice = self.splice
         if pool is None:
-            splice.retrier = None  # see below
             return
         up = self.up
         if up is not None:
@@ -472,7 +471,6 @@ class Exchange:
             pool.abandon(self)
             if self._pause is not None:
                 self._pause.cancel()
-        splice.retrier = None  # or the two would hold each other until a collection
         if self._hedge is not None:
             self._hedge.stop(now)
             self._hedge = None

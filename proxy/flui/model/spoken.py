@@ -22,12 +22,6 @@ class Dialect(Enum):
     GRPC = "grpc"
     """Of a call to a module that speaks HTTP and not gRPC."""
 
-    logged: bytes
-    """The member of a line of the access log."""
-
-    def __init__(self, name: str) -> None:
-        self.logged = b'"dialect":"%b",' % name.encode()
-
 
 class Spoken:
     """A request, and the call that it means. Found once for all requests that say the same on one connection."""

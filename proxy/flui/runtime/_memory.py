@@ -6,7 +6,7 @@ import ctypes
 import gc
 from typing import Final
 
-_THRESHOLD: Final = 200_000
+_THRESHOLD: Final = 50_000
 """Objects made and kept between two collections of the youngest: a request makes none that only a collection can free."""
 
 

@@ -13,6 +13,7 @@ from flui.model.fault import DIALECTS, Fault
 from flui.model.fields import is_sampled
 from flui.model.grpc import Status
 from flui.model.resilience import WHOLE_BP
+from flui.model.spoken import Dialect
 from flui.splice import Splice
 from flui.telemetry.accesslog import RANDOM_FROM, RANDOM_TO, AccessLog, fixed, sample_bound
 from flui.telemetry.families import FAULTS, GRPC_CALLS
@@ -24,6 +25,7 @@ from flui.telemetry.tap import Record, Taps
 
 _NAMES: Final[tuple[str, ...]] = tuple(status.name for status in Status)
 _SAID: Final[tuple[bytes, ...]] = tuple(b'"grpc_status":"%b",' % status.name.encode() for status in Status)
+_DIALECTS: Final = {dialect: b'"dialect":"%b",' % dialect.value.encode() for dialect in Dialect}
 """Members of a line, ready: by the number of a status, and by dialect."""
 
 
@@ -77,7 +79,7 @@ class Recorder:
             self.meters.count(GRPC_CALLS, labels[0], labels[1], labels[2], _NAMES[said])
             fixed_text += _SAID[said]
             if splice.dialect is not None:
-                fixed_text += splice.dialect.logged
+                fixed_text += _DIALECTS[splice.dialect]
         self.meters.exchange(decision.labels, status, now - begun, splice.octets_in, splice.octets_out)
         if fault is not None:
             self.meters.count(FAULTS, decision.labels[0], fault.value)

@@ -43,6 +43,26 @@ class Hears(Protocol):
         """
 
 
+class _Nobody:
+    """In the place of a splice that is done."""
+
+    __slots__ = ("fault", "octets_out", "status")
+
+    def __init__(self) -> None:
+        self.fault: Fault | None = None
+        self.status = 0
+        self.octets_out = 0
+
+    def heard(self, event: Event) -> None:
+        """It is too late for that."""
+
+    def give_up(self, fault: Fault, status: Status, message: str) -> None:
+        """It has ended."""
+
+
+_NOBODY: Final = _Nobody()
+
+
 class Translation:
     """One call of a caller in its own dialect. The base is for dialects whose messages pass as they are."""
 
@@ -70,6 +90,10 @@ class Translation:
     def attach(self, splice: Hears) -> None:
         """Gives it the splice of its call, before anything else."""
         self._splice = splice
+
+    def release(self) -> None:
+        """Lets go of the splice, which is done."""
+        self._splice = _NOBODY
 
     @property
     def streams(self) -> bool:

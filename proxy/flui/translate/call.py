@@ -49,6 +49,11 @@ class TranslatedCall(Call):
         self.dialect = dialect
         translation.attach(self)
 
+    def release(self) -> None:
+        """See `Splice`."""
+        super().release()
+        self.translation.release()
+
     def from_down(self, event: Event) -> None:
         """Takes what the caller says after the head, in its dialect."""
         if self._passes:

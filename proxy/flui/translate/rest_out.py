@@ -52,16 +52,17 @@ def tell(ways: tuple[Way, ...], tree: object) -> Told:
         Unfit: no rule can say it; what the first one fails at.
     """
     annotated = [way for way in ways if way.annotated] or list(ways)
-    wrong: Unfit | None = None
+    wrong: list[tuple[str, str]] = []
     # A field at its default is not in a ProtoJSON tree: where no rule does without it, it is said.
     for implied in (False, True):
-        wrong = None
+        wrong = []
         for way in annotated:
             try:
                 return tell_by(way, tree, implied=implied)
             except Unfit as unfit:
-                wrong = wrong or unfit
-    raise wrong or Unfit("", "the method has no route over HTTP")
+                wrong.append((unfit.path, unfit.what))  # kept itself, it and this frame would hold each other until a collection
+    where, what = wrong[0] if wrong else ("", "the method has no route over HTTP")
+    raise Unfit(where, what)
 
 
 def tell_by(way: Way, tree: object, *, implied: bool = True) -> Told:
