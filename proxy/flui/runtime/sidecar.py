@@ -197,7 +197,7 @@ class Running:
             admin=str(self._admin.address or ""),
         )
         _memory.settle()
-        self.relay.loop.call_later(_memory.LATER_S, _memory.trim)
+        self.relay.loop.call_later(_memory.LATER_S, _memory.trim_aside)
 
     def _pool(self, cluster: Cluster) -> ClusterPool:
         config = self.config
