@@ -296,7 +296,9 @@ class Downstream(asyncio.BufferedProtocol):
         expects = False
         length = head.length
         if spoken is not None:
-            expects = EXPECT in [line.kind for line in head.special]
+            for line in head.special:
+                if line.kind == EXPECT:
+                    expects = True
             head = translated.call_head(spoken.head, head.stream)
         decide_s = 0.0
         decision = head.decided

@@ -7,16 +7,26 @@ from typing import Final
 from flui.answer import REFUSAL
 from flui.codecs.validate import is_call_sound
 from flui.model.events import UNKNOWN, RequestHead, ResponseHead
-from flui.model.fields import CONTENT_TYPE, EXPECT, GRPC_TIMEOUT, GRPC_TYPE, LENGTH, Field, classified
+from flui.model.fields import CONTENT_TYPE, GRPC_TIMEOUT, GRPC_TYPE, LENGTH, Field, classified
 from flui.model.resilience import IDEMPOTENT
 
-_OF_BODY: Final = frozenset((
-    b"accept", b"accept-encoding", b"content-encoding", b"x-grpc-web",
-    b"connect-protocol-version", b"connect-timeout-ms", b"connect-content-encoding", b"connect-accept-encoding",
-))  # fmt: skip
-"""About the body as it comes, or the dialect: the call says them anew where it needs to."""
-_KINDS: Final = frozenset((CONTENT_TYPE, LENGTH, EXPECT))
-_FORGED: Final = b"grpc-"
+_METADATA: Final = 0
+_ODD: Final = 1
+"""More than metadata, or encoded."""
+_FORGED: Final = 2
+"""gRPC's: where nobody speaks gRPC, nobody says it."""
+_ABOUT: Final = 3
+"""About the body as it comes, or the dialect: the call says it anew where it needs to."""
+_GONE: Final = 4
+_ROLES: Final[dict[bytes, int]] = {
+    b"content-type": _GONE, b"content-length": _GONE, b"expect": _GONE,
+    b"accept": _ABOUT, b"accept-encoding": _ABOUT, b"content-encoding": _ABOUT, b"x-grpc-web": _ABOUT,
+    b"connect-protocol-version": _ABOUT, b"connect-timeout-ms": _ABOUT,
+    b"connect-content-encoding": _ABOUT, b"connect-accept-encoding": _ABOUT,
+}  # fmt: skip
+"""Of the fields of a request, by name; of those that were seen, too, as long as they are few."""
+_ROLES_KNOWN: Final = 1024
+_RESERVED: Final = b"grpc-"
 
 _MAPPED: Final = 64
 
@@ -42,20 +52,18 @@ class Sifted:
         odd = False
         for line in head.fields:
             name = line.name
-            kind = line.kind
-            if kind in _KINDS:
-                continue
-            if name in _OF_BODY:
-                about[name] = about[name] + b"," + line.value if name in about else line.value
-                continue
-            if name.startswith(b"grpc"):
-                if not speaks_grpc and name.startswith(_FORGED):
+            role = _ROLES.get(name)
+            if role is None:
+                role = _role(name)
+            if role:
+                if role == _ABOUT:
+                    about[name] = about[name] + b"," + line.value if name in about else line.value
+                    continue
+                if role == _GONE or (role == _FORGED and not speaks_grpc):
                     continue
                 odd = True
-            elif name.endswith(b"-bin"):
-                odd = True
             fields.append(line)
-            if kind:
+            if line.kind:
                 special.append(line)
         self.fields = fields
         self.special = special
@@ -66,6 +74,17 @@ class Sifted:
         """Some of the fields are more than metadata, or encoded."""
         self.unsound = False
         """They are not what they say (`call_of`)."""
+
+
+def _role(name: bytes) -> int:
+    role = _METADATA
+    if name.startswith(_RESERVED):
+        role = _FORGED
+    elif name.startswith(b"grpc") or name.endswith(b"-bin"):
+        role = _ODD
+    if len(_ROLES) < _ROLES_KNOWN:
+        _ROLES[name] = role
+    return role
 
 
 def call_of(
@@ -148,7 +167,7 @@ def leading(fields: list[Field]) -> list[Field]:
         line
         for line in fields
         if line.kind not in {GRPC_TYPE, CONTENT_TYPE, LENGTH, GRPC_TIMEOUT}
-        and not line.name.startswith(_FORGED)
+        and not line.name.startswith(_RESERVED)
         and line.name != b"trailer"
     ]
 
