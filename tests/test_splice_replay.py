@@ -281,6 +281,17 @@ def test_a_refusal_of_another_sidecar_is_read_and_goes_no_further():
     assert down.said[0][3] == ((b"x", b"y"),)
 
 
+@pytest.mark.parametrize("given_up", [True, False])
+def test_another_sidecar_may_ask_elsewhere_unless_a_module_may_act_on_the_request(given_up):
+    splice, down = spliced(retrier=Asked(True))
+    splice.attach(Port(), 11.0)
+    if given_up:
+        splice.from_up([Reset(7, Fault.UPSTREAM_RESET)], 12.0)
+        splice.detach()
+    splice.fail(Fault.APP_UNAVAILABLE)
+    assert ((b"flui-fault", b"app_unavailable") in down.said[0][3]) is given_up
+
+
 def test_a_caller_that_goes_between_two_tries_ends_it():
     splice, down = spliced(retrier=Asked(True))
     up = Port()

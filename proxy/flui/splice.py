@@ -68,6 +68,7 @@ class Splice:
         "sent",
         "status",
         "stream",
+        "taken",
         "trace",
         "tries",
         "up",
@@ -110,6 +111,8 @@ class Splice:
         """What the upstream says is not heard any more: the exchange is done, or this try is given up."""
         self.sent = False
         """Octets of the request have been given to an upstream: only one that may be repeated is sent to another."""
+        self.taken = False
+        """An upstream has it that may act on it: a caller's sidecar must not be told that another endpoint may be asked."""
         self.tries = 0
         """Upstream connections that the request was sent on."""
         self.fault: Fault | None = None
@@ -228,7 +231,7 @@ class Splice:
         self.tries += 1
         self.up_stream = self.say(up, now)
         kept = self.kept() if self.sent else self._kept
-        self.sent = True
+        self.sent = self.taken = True
         if kept:
             for event in kept:
                 event.stream = self.up_stream
@@ -280,12 +283,14 @@ class Splice:
     def adopt(self, up: Events, stream: int, attached_at: float) -> None:
         """Another upstream than the first one answers: it has been told everything, and is the one that is heard from now on."""
         self.up = up
+        self.taken = True
         self.up_stream = stream
         self.attached_at = attached_at
 
     def detach(self) -> None:
-        """The try is given up: the next `attach` begins anew with what was kept."""
+        """The try is given up, and may be repeated: the next `attach` begins anew with what was kept."""
         self.up = None
+        self.taken = False
         self.deaf = False
         self._ahead = self._credited
 
@@ -397,7 +402,7 @@ class Splice:
         if self.status:
             self._cut(fault)
         else:
-            self._refuse(fault, status, retry_after_s, said=fault in SHED or (fault in UNSENT and not self.sent))
+            self._refuse(fault, status, retry_after_s, said=fault in SHED or (fault in UNSENT and not self.taken))
 
     def _cut(self, fault: Fault) -> None:
         """Ends a response that has begun."""

@@ -6,9 +6,9 @@ What holds, and what it takes:
 - One replica, and the new version listens on the same port before the old one ends (SO_REUSEPORT): its own sidecar moves over, and
   no call fails. What grpcio has read when it is told to end, but not begun, it answers with CANCELLED; so the sidecar is told that a
   call which ends so may be sent again, and that all that are under way may be at once (`AGAIN`).
-- Two replicas, one after the other, each away for a while: its sidecar says that nothing was sent, and the caller's sidecar asks the
-  other one, in every dialect. What fails is what grpcio itself has answered with CANCELLED while it ended: whoever calls it without
-  us is told the same.
+- Two replicas, one after the other, each away for a while, and told the same: what its own sidecar cannot repeat, for nobody is there,
+  it says that nobody has taken; so the caller's sidecar asks the other one, in every dialect, and no call fails. (Without `AGAIN` those
+  fail that grpcio itself has cancelled: whoever calls it without us is told the same.)
 - One replica that is away for a while: calls meanwhile fail with UNAVAILABLE, at once; nothing else fails, and nothing hangs.
 """
 
@@ -135,7 +135,7 @@ def test_two_replicas_are_replaced_one_after_the_other_and_the_other_one_is_aske
         olds = [stack.enter_context(Library()) for _ in range(2)]
 
         async def story():
-            web, sides = await meshed(mesh, tmp_path, olds)
+            web, sides = await meshed(mesh, tmp_path, olds, AGAIN)
             started = [side.running for side in sides]
             async with Load(web.outbound, message(olds[0])).running() as load:
                 for old, side in zip(olds, sides, strict=True):
@@ -146,14 +146,11 @@ def test_two_replicas_are_replaced_one_after_the_other_and_the_other_one_is_aske
                     print(f"\nknown {took:.2f} s after it listened")
                 before = load.calls
                 await until(lambda: load.calls > before + 100, "calls of the new versions")
-            cancelled = [line for side in sides for line in side.log() if line["grpc_status"] == "CANCELLED"]
-            assert all(not line["fault"] and line["attempts"] == 1 for line in cancelled), "the module's own word"
-            assert load.codes <= {1}, load.wrong
-            assert len(load.wrong) == len(cancelled) <= len(olds) * len(UNCHANGED)
+            assert load.wrong == [], load.wrong[:5]
             assert load.newer > 0
             await in_new_shape(web)
             assert [side.running for side in sides] == started
-            print(f"{load.calls} calls, {len(load.wrong)} that the module cancelled as it ended")
+            print(f"{load.calls} calls, {len(load.wrong)} wrong")
 
         mesh.run(story())
 
