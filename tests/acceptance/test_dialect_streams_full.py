@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from support.dialect_streams import DOWN, GROWTH, IMPORT, MIB, UP, ending, stage
+from support.dialect_streams import DOWN, GROWTH, IMPORT, MIB, TO_REST, UP, ending, rest_stage, stage
 from support.pouring import GIB
 
 STOP_EVERY = 64 * MIB
@@ -18,6 +18,12 @@ STOP_S = 0.1
 @pytest.fixture(scope="module")
 def staged(tmp_path_factory):
     with stage(tmp_path_factory.mktemp("streams")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shelved(tmp_path_factory):
+    with rest_stage(tmp_path_factory.mktemp("shelf")) as made:
         yield made
 
 
@@ -93,3 +99,41 @@ def test_a_gibibyte_into_a_slow_module(staged, name, http):
     watch.report(f"{name} into a module over {http}")
     assert watch.grown < GROWTH
     staged.settled()
+
+
+@pytest.mark.parametrize("name", TO_REST)
+def test_a_gibibyte_of_a_rest_module_to_a_slow_reader(shelved, name):
+    module = shelved.module
+    module.again(title=MIB)
+    with shelved.caller("http2") as caller, Watch(shelved.side) as watch:
+        shelved.watch(caller, name, -1)
+        got = pause = 0
+        while piece := caller.read(4 * MIB):
+            got += len(piece)
+            if got // STOP_EVERY > pause:
+                pause = got // STOP_EVERY
+                time.sleep(STOP_S)
+        assert got >= GIB
+        assert caller.status == 200
+    watch.report(f"REST to {name} and a slow reader")
+    assert watch.grown < GROWTH
+    shelved.settled()
+
+
+@pytest.mark.parametrize("name", TO_REST)
+def test_a_gibibyte_into_a_slow_rest_module(shelved, name):
+    module = shelved.module
+    module.again(pause_every=STOP_EVERY, pause_s=STOP_S)
+    way = TO_REST[name]
+    piece = way.message(module.messages["Book"](title="x" * MIB))
+    with shelved.caller("http2") as caller, Watch(shelved.side) as watch:
+        caller.begin("POST", IMPORT, way.kind, way.more)
+        for _ in range(1024):
+            assert caller.write(piece) == len(piece)
+        caller.end()
+        caller.rest()
+        assert caller.status == 200
+        assert module.heard == GIB
+    watch.report(f"{name} into a slow module of REST")
+    assert watch.grown < GROWTH
+    shelved.settled()

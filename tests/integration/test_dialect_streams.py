@@ -5,7 +5,7 @@ import time
 import grpc
 import pytest
 
-from support.dialect_streams import AT_ONCE_S, DOWN, GROWTH, IMPORT, KERNEL, MIB, UP, ending, stage, still
+from support.dialect_streams import AT_ONCE_S, DOWN, GROWTH, IMPORT, KERNEL, MIB, TO_REST, UP, ending, rest_stage, stage, still
 from support.pair import wait
 
 HTTP = ("http1", "http2")
@@ -15,6 +15,12 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def staged(tmp_path_factory):
     with stage(tmp_path_factory.mktemp("streams")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shelved(tmp_path_factory):
+    with rest_stage(tmp_path_factory.mktemp("shelf")) as made:
         yield made
 
 
@@ -117,3 +123,53 @@ def test_a_module_that_has_heard_enough_is_heard_by_a_caller_that_still_sends(st
         assert caller.status == (409 if name == "rest-ndjson" else 200)
         assert caller.over_at - module.ended_at < AT_ONCE_S
     staged.settled()
+
+
+@pytest.mark.parametrize("name", TO_REST)
+def test_a_caller_that_does_not_read_stops_a_rest_module_and_its_going_is_heard_at_once(shelved, name):
+    module = shelved.module
+    module.again()
+    before = shelved.side.resident_octets
+    with shelved.caller("http2") as caller:
+        shelved.watch(caller, name, -1)
+        assert len(caller.read(256 * 1024)) == 256 * 1024
+        told = still(lambda: module.told)
+        grown = shelved.side.resident_octets - before
+        assert told < KERNEL, f"{told / MIB:.1f} MiB went out"
+        assert grown < GROWTH, f"{grown / MIB:.1f} MiB"
+        assert len(caller.read(2 * MIB)) == 2 * MIB, "it goes on where it was"
+        gone = time.monotonic()
+        caller.cancel()
+        assert module.gone.wait(2), "the module is never told"
+        assert module.gone_at - gone < AT_ONCE_S
+    shelved.settled()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+@pytest.mark.parametrize("name", TO_REST)
+def test_a_rest_module_stops_its_caller_and_hears_it_go(shelved, name, reads):
+    module = shelved.module
+    module.again(slow=not reads)
+    before = shelved.side.resident_octets
+    way = TO_REST[name]
+    with shelved.caller("http2") as caller:
+        caller.begin("POST", IMPORT, way.kind, way.more)
+        piece = way.message(module.messages["Book"](title="x" * 65_536))
+        written = 0
+        while written < (MIB if reads else 64 * MIB):
+            taken = caller.write(piece, 0.5)
+            written += taken
+            if taken < len(piece):
+                break
+        if reads:
+            wait(lambda: module.heard == written // len(piece) * 65_536, "all of it")
+        else:
+            grown = shelved.side.resident_octets - before
+            assert written < KERNEL, f"{written / MIB:.1f} MiB were taken"
+            assert grown < GROWTH, f"{grown / MIB:.1f} MiB"
+            assert module.heard == 65_536
+        gone = time.monotonic()
+        caller.cancel()
+        assert module.gone.wait(2), "the module is never told"
+        assert module.gone_at - gone < AT_ONCE_S
+    shelved.settled()

@@ -16,6 +16,7 @@ from support.held import OneHttp1, OneHttp2
 from support.mesh import Mesh
 from support.pair import Pair, SidecarProcess, wait
 from support.pouring import Pouring
+from support.shelf import Shelf
 from support.spoken import framed, status_field, untexted
 
 MIB = 1 << 20
@@ -40,7 +41,8 @@ class Way(NamedTuple):
     def message(self, message: Any) -> bytes:
         """One message of the caller."""
         if self.json:
-            said = json.dumps({"title": message.title} if hasattr(message, "title") else {"most": message.most}).encode()
+            fields = ("title",) if hasattr(message, "title") else ("parent", "most")
+            said = json.dumps({name: getattr(message, name) for name in fields}).encode()
         else:
             said = message.SerializeToString()
         octets = framed(said) if self.framed else said + b"\n"
@@ -62,6 +64,12 @@ UP = {
     "grpc-web": DOWN["grpc-web"],  # browsers cannot, other callers do
     "grpc-web-text": DOWN["grpc-web-text"],
 }
+
+TO_REST = {
+    "grpc": Way("application/grpc", False, True, (("te", "trailers"),)),
+    "connect-json": DOWN["connect-json"],
+}
+"""Streams of a module that speaks REST, and no gRPC."""
 
 
 def ending(name: str, body: bytes) -> int:
@@ -90,9 +98,8 @@ def ending(name: str, body: bytes) -> int:
 class Stage:
     """A sidecar in a process of its own, and its module in this one."""
 
-    def __init__(self, folder: Path, module: Pouring) -> None:
+    def __init__(self, folder: Path, module: Any, app: str) -> None:
         self.module = module
-        app = f"{{url: 'h2c://{module.address}', timeout: 0s}}"
         self.pair = Pair(folder, app, mesh=False, rules=RULES, orders="limits: {body: 4GiB}")
         self.side: SidecarProcess = self.pair.orders
         self._callers = Mesh(folder)
@@ -104,9 +111,9 @@ class Stage:
 
     def watch(self, caller: OneHttp1 | OneHttp2, name: str, most: int) -> None:
         """Asks for a stream of books."""
-        way = DOWN[name]
+        way = DOWN.get(name) or TO_REST[name]
         caller.begin("POST", WATCH, way.kind, way.more)
-        caller.write(way.message(self.asks(most=most)))
+        caller.write(way.message(self.asks(parent="shelves/1", most=most)))
         caller.end()
 
     def knows(self) -> bool:
@@ -127,11 +134,23 @@ class Stage:
 @contextlib.contextmanager
 def stage(folder: Path) -> Iterator[Stage]:
     with Pouring() as module:
-        made = Stage(folder, module)
+        made = Stage(folder, module, f"{{url: 'h2c://{module.address}', timeout: 0s}}")
         with made.pair:
             wait(made.knows, "the sidecar knows the module's shape")
             module.again()
             made.settled()
+            yield made
+            made.pair.check()
+
+
+@contextlib.contextmanager
+def rest_stage(folder: Path) -> Iterator[Stage]:
+    """The same, in front of a module that speaks REST."""
+    file = folder / "library.binpb"
+    with Shelf() as module:
+        file.write_bytes(module.octets)
+        made = Stage(folder, module, f"{{url: 'http://{module.address}', timeout: 0s, api: '{file}'}}")
+        with made.pair:
             yield made
             made.pair.check()
 

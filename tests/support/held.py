@@ -253,6 +253,8 @@ class OneHttp2(_Caller):
             if isinstance(event, h2.events.ResponseReceived):
                 self.fields = dict(event.headers)
                 self.status = int(self.fields[b":status"])
+            elif isinstance(event, h2.events.TrailersReceived):
+                self.fields |= dict(event.headers)
             elif isinstance(event, h2.events.DataReceived):
                 self.body += event.data
                 with contextlib.suppress(h2.exceptions.StreamClosedError):  # it ended with these octets

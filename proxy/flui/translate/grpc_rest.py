@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from flui.codecs.base import Events
 from flui.codecs.grpc import CONTENT_TYPE_GRPC, STATUS_LINES, binary_text, grpc_timeout
-from flui.framing.base import MessageLimits, Reader
+from flui.framing.base import Message, MessageLimits, Reader
 from flui.framing.document import DocumentReader
 from flui.framing.grpc import GrpcReader, coding_of, framed
 from flui.framing.ndjson import NdjsonReader
@@ -100,7 +100,7 @@ class GrpcRest:
     """One try of a call, said in REST."""
 
     __slots__ = (
-        "_asks", "_behind", "_body", "_ended", "_head", "_open", "_over", "_reader",
+        "_asked", "_asks", "_behind", "_body", "_ended", "_given", "_head", "_open", "_over", "_reader",
         "_shown", "_splice", "_status", "_stream", "_told", "_up", "_way",
     )  # fmt: skip
 
@@ -111,6 +111,10 @@ class GrpcRest:
         self._stream = 0
         self._head: RequestHead | None = None
         self._asks: GrpcReader | None = None
+        self._asked = False
+        """The caller has said everything."""
+        self._given = 0
+        """Octets of a stream that the module has not taken yet."""
         self._open = False
         """The head of the request is out."""
         self._way: Way | None = None
@@ -149,7 +153,8 @@ class GrpcRest:
         elif isinstance(event, End):
             if self._asks is not None and not self._over:
                 self._asks.finish()
-                self._ask(last=True)
+                self._asked = True
+                self._ask()
         elif isinstance(event, RequestHead):
             self._head = event
             self._asks = GrpcReader(self._behind.limits, bool(coding_of(event.fields)), Fault.MALFORMED)
@@ -165,32 +170,27 @@ class GrpcRest:
 
     # The request.
 
-    def _ask(self, *, last: bool = False) -> None:
+    def _ask(self) -> None:
+        """Messages that the module may be given, and the end behind the last."""
         reader = self._asks
-        head = self._head
         assert reader is not None
-        assert head is not None
-        behind = self._behind
-        streams = behind.method.client_streams
-        while not self._over:
+        streams = self._behind.method.client_streams
+        drained = False
+        while not self._over and not (streams and self._given >= self._behind.window):
             message = reader.take()
             if message is None:
+                drained = True
                 break
-            try:
-                payload = (
-                    expand(message.payload, coding_of(head.fields), behind.limits.message_octets) if message.coded else message.payload
-                )
-                if payload is None:
-                    raise Unfit("", "a message is not what its coding says, or expands to too much")
-                self._say(json_text(payload, behind.method.asks, behind.schema, None), streams=streams)
-            except (Unfit, Unsayable) as error:
-                self._refuse(Status.INVALID_ARGUMENT, str(error))
+            self._pass_on(message, streams=streams)
+        if drained and reader.fault is not None:
+            self._refuse(Status.INVALID_ARGUMENT, "what was sent is not made of whole messages, or of one that is too long")
         if self._over:
             return
         credit = reader.credit()
         if credit:
             self._splice_hears([Credit(self._stream, credit)])
-        if last:
+        if self._asked and drained:
+            self._asks = None
             if streams and not self._open:
                 self._begin_lines()
             if self._open:
@@ -198,11 +198,26 @@ class GrpcRest:
             else:
                 self._refuse(Status.UNIMPLEMENTED, "there is no message")
 
+    def _pass_on(self, message: Message, *, streams: bool) -> None:
+        head = self._head
+        assert head is not None
+        behind = self._behind
+        payload: bytes | None = message.payload
+        try:
+            if message.coded:
+                payload = expand(message.payload, coding_of(head.fields), behind.limits.message_octets)
+            if payload is None:
+                raise Unfit("", "a message is not what its coding says, or expands to too much")
+            self._say(json_text(payload, behind.method.asks, behind.schema, None), streams=streams)
+        except (Unfit, Unsayable) as error:
+            self._refuse(Status.INVALID_ARGUMENT, str(error))
+
     def _say(self, text: bytes, *, streams: bool) -> None:
         if streams:
             if not self._open:
                 self._begin_lines()
             if not self._over:
+                self._given += len(text) + 1
                 self._up.send(Data(self._stream, text + b"\n"))
             return
         if self._open:
@@ -258,6 +273,10 @@ class GrpcRest:
                 out.append(event)
             elif self._over:
                 continue
+            elif isinstance(event, Credit):
+                self._given = max(0, self._given - event.octets)
+                if self._asks is not None:
+                    self._ask()
             elif isinstance(event, ResponseHead):
                 if event.status >= 200:
                     out += self._answered(event)
