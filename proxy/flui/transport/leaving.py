@@ -9,10 +9,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import select
+import socket
+import struct
 from typing import Final
 
 _IS_HERE: Final = hasattr(select, "epoll")
 """Elsewhere than on Linux a peer that goes is noticed when it is read again, or its time is up."""
+
+
+AT_ONCE: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER: closing drops what is not sent, and resets the peer."""
+
+
+def cut(transport: asyncio.Transport) -> None:
+    """Closes a connection of which something is still under way, and its peer can tell at once.
+
+    An orderly end would wait behind what was written, for as long as the peer does not read.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        with contextlib.suppress(OSError, ValueError):  # it is closed already, or is no TCP
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+    transport.abort()
 
 
 class Leavers:

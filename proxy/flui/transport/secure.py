@@ -18,12 +18,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import struct
 import sys
 from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
 from flui.transport.inbox import INBOX
+from flui.transport.leaving import AT_ONCE
 from flui.transport.tls import Context
 
 _READ: Final = len(INBOX)
@@ -41,8 +41,6 @@ _HEADER: Final = 5
 """Octets before a record's content: type, version, length (RFC 8446 5.1)."""
 _HANDSHAKE: Final = 22
 """The type of a record that begins a handshake."""
-_AT_ONCE: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER: closing drops what is not sent, and resets the peer."""
 _UNREAD_MS: Final = 30_000
 """How long a peer may leave unread what was sent before `close`; without it the kernel keeps that, megabytes, for many minutes."""
 
@@ -393,7 +391,7 @@ class Secure(asyncio.BufferedProtocol):
             return
         if self._state < _OPEN:
             self._fail(ConnectionAbortedError("given up before the handshake was done"))
-        self._option(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        self._option(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
         self._tcp.abort()
 
     def _option(self, level: int, name: int, value: int | bytes) -> None:

@@ -10,6 +10,7 @@ from flui.codecs.http1 import Http1Client
 from flui.model.config import Limits
 from flui.routing.pick import Member
 from flui.transport.inbox import INBOX, WRITE_HIGH_OCTETS
+from flui.transport.leaving import cut
 from flui.transport.tls import Peer
 from flui.upstream.owner import Keeper, Owner
 
@@ -127,5 +128,9 @@ class Single(asyncio.BufferedProtocol):
         self._keeper.forget(self)
         if self.owner is not None:
             self.codec.receive_reset()
-        if not self.lost:
+        if self.lost:
+            return
+        if self.codec.truncated:
+            cut(self.transport)
+        else:
             self.transport.abort()
