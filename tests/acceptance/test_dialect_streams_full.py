@@ -59,13 +59,10 @@ class Watch:
         print(f"\n{what}: 1 GiB in {spent:.1f} s, {self._side.cpu_s - self._cpu:.1f} s of CPU, grown by {self.grown / MIB:.1f} MiB")
 
 
-@pytest.mark.parametrize("http", ["http1", "http2"])
-@pytest.mark.parametrize("name", DOWN)
-def test_a_gibibyte_to_a_slow_reader(staged, name, http):
-    module = staged.module
-    module.again(title=MIB)
-    with staged.caller(http) as caller, Watch(staged.side) as watch:
-        staged.watch(caller, name, -1)
+def to_a_slow_reader(stage, name, http, what):
+    stage.module.again(title=MIB)
+    with stage.caller(http) as caller, Watch(stage.side) as watch:
+        stage.watch(caller, name, -1)
         got = pause = 0
         while piece := caller.read(4 * MIB):
             got += len(piece)
@@ -73,67 +70,49 @@ def test_a_gibibyte_to_a_slow_reader(staged, name, http):
                 pause = got // STOP_EVERY
                 time.sleep(STOP_S)  # the reader is slow: that is what is measured
         assert got >= GIB
-        assert module.told == GIB
+        assert stage.module.told == GIB
         assert caller.status == 200
-    watch.report(f"{name} to a reader over {http}")
+    watch.report(what)
     assert watch.grown < GROWTH
-    staged.settled()
+    stage.settled()
 
 
-@pytest.mark.parametrize("http", ["http1", "http2"])
-@pytest.mark.parametrize("name", UP)
-def test_a_gibibyte_into_a_slow_module(staged, name, http):
-    module = staged.module
+def into_a_slow_module(stage, way, http, what):
+    """Returns the body of the answer."""
+    module = stage.module
     module.again(pause_every=STOP_EVERY, pause_s=STOP_S)
-    way = UP[name]
     piece = way.message(module.messages["Book"](title="x" * MIB))
-    with staged.caller(http) as caller, Watch(staged.side) as watch:
+    with stage.caller(http) as caller, Watch(stage.side) as watch:
         caller.begin("POST", IMPORT, way.kind, way.more)
         for _ in range(1024):
             assert caller.write(piece) == len(piece)
         caller.end()
         body = caller.rest()
         assert caller.status == 200
-        assert ending(name, body) == 0
         assert module.heard == GIB
-    watch.report(f"{name} into a module over {http}")
+    watch.report(what)
     assert watch.grown < GROWTH
-    staged.settled()
+    stage.settled()
+    return body
+
+
+@pytest.mark.parametrize("http", ["http1", "http2"])
+@pytest.mark.parametrize("name", DOWN)
+def test_a_gibibyte_to_a_slow_reader(staged, name, http):
+    to_a_slow_reader(staged, name, http, f"{name} to a reader over {http}")
+
+
+@pytest.mark.parametrize("http", ["http1", "http2"])
+@pytest.mark.parametrize("name", UP)
+def test_a_gibibyte_into_a_slow_module(staged, name, http):
+    assert ending(name, into_a_slow_module(staged, UP[name], http, f"{name} into a module over {http}")) == 0
 
 
 @pytest.mark.parametrize("name", TO_REST)
 def test_a_gibibyte_of_a_rest_module_to_a_slow_reader(shelved, name):
-    module = shelved.module
-    module.again(title=MIB)
-    with shelved.caller("http2") as caller, Watch(shelved.side) as watch:
-        shelved.watch(caller, name, -1)
-        got = pause = 0
-        while piece := caller.read(4 * MIB):
-            got += len(piece)
-            if got // STOP_EVERY > pause:
-                pause = got // STOP_EVERY
-                time.sleep(STOP_S)
-        assert got >= GIB
-        assert caller.status == 200
-    watch.report(f"REST to {name} and a slow reader")
-    assert watch.grown < GROWTH
-    shelved.settled()
+    to_a_slow_reader(shelved, name, "http2", f"REST to {name} and a slow reader")
 
 
 @pytest.mark.parametrize("name", TO_REST)
 def test_a_gibibyte_into_a_slow_rest_module(shelved, name):
-    module = shelved.module
-    module.again(pause_every=STOP_EVERY, pause_s=STOP_S)
-    way = TO_REST[name]
-    piece = way.message(module.messages["Book"](title="x" * MIB))
-    with shelved.caller("http2") as caller, Watch(shelved.side) as watch:
-        caller.begin("POST", IMPORT, way.kind, way.more)
-        for _ in range(1024):
-            assert caller.write(piece) == len(piece)
-        caller.end()
-        caller.rest()
-        assert caller.status == 200
-        assert module.heard == GIB
-    watch.report(f"{name} into a slow module of REST")
-    assert watch.grown < GROWTH
-    shelved.settled()
+    into_a_slow_module(shelved, TO_REST[name], "http2", f"{name} into a slow module of REST")

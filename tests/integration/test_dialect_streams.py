@@ -24,35 +24,29 @@ def shelved(tmp_path_factory):
         yield made
 
 
-@pytest.mark.parametrize("http", HTTP)
-@pytest.mark.parametrize("name", DOWN)
-def test_a_caller_that_does_not_read_stops_the_module_and_its_going_is_heard_at_once(staged, name, http):
-    module = staged.module
+def slow_reader_that_goes(stage, name, http):
+    """A caller reads a little of a stream, then nothing, then goes."""
+    module = stage.module
     module.again()
-    before = staged.side.resident_octets
-    with staged.caller(http) as caller:
-        staged.watch(caller, name, -1)
+    before = stage.side.resident_octets
+    with stage.caller(http) as caller:
+        stage.watch(caller, name, -1)
         assert len(caller.read(256 * 1024)) == 256 * 1024
         told = still(lambda: module.told)
-        grown = staged.side.resident_octets - before
+        grown = stage.side.resident_octets - before
         assert told < KERNEL, f"{told / MIB:.1f} MiB went out"
         assert grown < GROWTH, f"{grown / MIB:.1f} MiB"
         assert len(caller.read(2 * MIB)) == 2 * MIB, "it goes on where it was"
-        gone = time.monotonic()
-        caller.cancel()
-        assert module.gone.wait(2), "the module is never told"
-        assert module.gone_at - gone < AT_ONCE_S
-    staged.settled()
+        goes(caller, module)
+    stage.settled()
 
 
-@pytest.mark.parametrize("http", HTTP)
-@pytest.mark.parametrize("name", UP)
-def test_a_module_that_does_not_read_stops_its_caller(staged, name, http):
-    module = staged.module
+def slow_module_that_is_left(stage, name, way, http):
+    """A module takes one message of a stream, then nothing, then its caller goes."""
+    module = stage.module
     module.again(slow=True)
-    before = staged.side.resident_octets
-    way = UP[name]
-    with staged.caller(http) as caller:
+    before = stage.side.resident_octets
+    with stage.caller(http) as caller:
         caller.begin("POST", IMPORT, way.kind, way.more)
         piece = way.message(module.messages["Book"](title="x" * 65_536))
         written = 0
@@ -61,32 +55,49 @@ def test_a_module_that_does_not_read_stops_its_caller(staged, name, http):
             written += taken
             if taken < len(piece):
                 break
-        grown = staged.side.resident_octets - before
+        grown = stage.side.resident_octets - before
         assert written < KERNEL, f"{written / MIB:.1f} MiB were taken"
         assert grown < GROWTH, f"{grown / MIB:.1f} MiB"
         assert module.heard == 65_536
-        gone = time.monotonic()
-        caller.cancel()
-        assert module.gone.wait(2), "the module is never told"
-        assert module.gone_at - gone < AT_ONCE_S, "also of a caller that is not read"
-    staged.settled()
+        goes(caller, module)  # also of a caller that is not read
+    stage.settled()
+
+
+def caller_that_goes(stage, way, http):
+    """In the middle of its stream."""
+    module = stage.module
+    module.again()
+    with stage.caller(http) as caller:
+        caller.begin("POST", IMPORT, way.kind, way.more)
+        caller.write(way.message(module.messages["Book"](title="a")))
+        wait(lambda: module.heard == 1, "the first message")
+        goes(caller, module)
+    stage.settled()
+
+
+def goes(caller, module):
+    gone = time.monotonic()
+    caller.cancel()
+    assert module.gone.wait(2), "the module is never told"
+    assert module.gone_at - gone < AT_ONCE_S
+
+
+@pytest.mark.parametrize("http", HTTP)
+@pytest.mark.parametrize("name", DOWN)
+def test_a_caller_that_does_not_read_stops_the_module_and_its_going_is_heard_at_once(staged, name, http):
+    slow_reader_that_goes(staged, name, http)
+
+
+@pytest.mark.parametrize("http", HTTP)
+@pytest.mark.parametrize("name", UP)
+def test_a_module_that_does_not_read_stops_its_caller(staged, name, http):
+    slow_module_that_is_left(staged, name, UP[name], http)
 
 
 @pytest.mark.parametrize("http", HTTP)
 @pytest.mark.parametrize("name", UP)
 def test_a_caller_that_goes_in_the_middle_of_its_stream_is_heard_at_once(staged, name, http):
-    module = staged.module
-    module.again()
-    way = UP[name]
-    with staged.caller(http) as caller:
-        caller.begin("POST", IMPORT, way.kind, way.more)
-        caller.write(way.message(module.messages["Book"](title="a")))
-        wait(lambda: module.heard == 1, "the first message")
-        gone = time.monotonic()
-        caller.cancel()
-        assert module.gone.wait(2), "the module is never told"
-        assert module.gone_at - gone < AT_ONCE_S
-    staged.settled()
+    caller_that_goes(staged, UP[name], http)
 
 
 @pytest.mark.parametrize("http", HTTP)
@@ -127,49 +138,14 @@ def test_a_module_that_has_heard_enough_is_heard_by_a_caller_that_still_sends(st
 
 @pytest.mark.parametrize("name", TO_REST)
 def test_a_caller_that_does_not_read_stops_a_rest_module_and_its_going_is_heard_at_once(shelved, name):
-    module = shelved.module
-    module.again()
-    before = shelved.side.resident_octets
-    with shelved.caller("http2") as caller:
-        shelved.watch(caller, name, -1)
-        assert len(caller.read(256 * 1024)) == 256 * 1024
-        told = still(lambda: module.told)
-        grown = shelved.side.resident_octets - before
-        assert told < KERNEL, f"{told / MIB:.1f} MiB went out"
-        assert grown < GROWTH, f"{grown / MIB:.1f} MiB"
-        assert len(caller.read(2 * MIB)) == 2 * MIB, "it goes on where it was"
-        gone = time.monotonic()
-        caller.cancel()
-        assert module.gone.wait(2), "the module is never told"
-        assert module.gone_at - gone < AT_ONCE_S
-    shelved.settled()
+    slow_reader_that_goes(shelved, name, "http2")
 
 
-@pytest.mark.parametrize("reads", [True, False])
 @pytest.mark.parametrize("name", TO_REST)
-def test_a_rest_module_stops_its_caller_and_hears_it_go(shelved, name, reads):
-    module = shelved.module
-    module.again(slow=not reads)
-    before = shelved.side.resident_octets
-    way = TO_REST[name]
-    with shelved.caller("http2") as caller:
-        caller.begin("POST", IMPORT, way.kind, way.more)
-        piece = way.message(module.messages["Book"](title="x" * 65_536))
-        written = 0
-        while written < (MIB if reads else 64 * MIB):
-            taken = caller.write(piece, 0.5)
-            written += taken
-            if taken < len(piece):
-                break
-        if reads:
-            wait(lambda: module.heard == written // len(piece) * 65_536, "all of it")
-        else:
-            grown = shelved.side.resident_octets - before
-            assert written < KERNEL, f"{written / MIB:.1f} MiB were taken"
-            assert grown < GROWTH, f"{grown / MIB:.1f} MiB"
-            assert module.heard == 65_536
-        gone = time.monotonic()
-        caller.cancel()
-        assert module.gone.wait(2), "the module is never told"
-        assert module.gone_at - gone < AT_ONCE_S
-    shelved.settled()
+def test_a_rest_module_that_does_not_read_stops_its_caller(shelved, name):
+    slow_module_that_is_left(shelved, name, TO_REST[name], "http2")
+
+
+@pytest.mark.parametrize("name", TO_REST)
+def test_a_rest_module_hears_at_once_of_a_caller_that_goes(shelved, name):
+    caller_that_goes(shelved, TO_REST[name], "http2")

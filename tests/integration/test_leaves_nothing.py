@@ -77,6 +77,19 @@ def kept():
     return found
 
 
+async def leaves_nothing(mesh, side, octets, status):
+    await until(lambda: side.running.relay.snapshot.schema.methods, "the shape of the module")
+    caller = await mesh.caller(side)
+    for _ in range(3):  # what is said again and again is known by then
+        assert (await caller.ask(octets)).status == status
+    with no_collections():
+        before = kept()
+        for _ in range(TIMES):
+            assert (await caller.ask(octets)).status == status
+        assert kept() == before
+    caller.close()
+
+
 @pytest.mark.parametrize("dialect", ASKED)
 def test_a_request_to_a_grpc_module_leaves_nothing_for_the_collector(tmp_path, dialect):
     status, octets = ASKED[dialect]
@@ -84,16 +97,7 @@ def test_a_request_to_a_grpc_module_leaves_nothing_for_the_collector(tmp_path, d
 
     async def story(library):
         side = await mesh.sidecar("library", app=f"h2c://{library.address}", rules=RULES)
-        await until(lambda: side.running.relay.snapshot.schema.methods, "the shape of the module")
-        caller = await mesh.caller(side)
-        for _ in range(3):  # what is said again and again is known by then
-            assert (await caller.ask(octets)).status == status
-        with no_collections():
-            before = kept()
-            for _ in range(TIMES):
-                assert (await caller.ask(octets)).status == status
-            assert kept() == before
-        caller.close()
+        await leaves_nothing(mesh, side, octets, status)
 
     with Library() as library:
         mesh.run(story(library))
@@ -115,15 +119,6 @@ def test_a_call_to_a_rest_module_leaves_nothing_for_the_collector(tmp_path, dial
     async def story():
         backend = await mesh.backend(shelf)
         side = await mesh.sidecar("library", app=f"{{url: '{backend.url}', api: '{tmp_path / 'lib.binpb'}'}}", rules=RULES)
-        await until(lambda: side.running.relay.snapshot.schema.methods, "the shape of the module")
-        caller = await mesh.caller(side)
-        for _ in range(3):  # what is said again and again is known by then
-            assert (await caller.ask(octets)).status == status
-        with no_collections():
-            before = kept()
-            for _ in range(TIMES):
-                assert (await caller.ask(octets)).status == status
-            assert kept() == before
-        caller.close()
+        await leaves_nothing(mesh, side, octets, status)
 
     mesh.run(story())
