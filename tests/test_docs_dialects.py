@@ -148,7 +148,7 @@ def test_a_request_is_taken_for_what_the_page_says(request_, fields, said):
     head = RequestHead(1, method.encode(), b"http", b"counter", path.encode(), f"?{query}".encode() if query else b"", lines, UNKNOWN)
     assert validate(head) is None
     mapped = None if head.grpc else shop.call(head)
-    assert ("grpc" if head.grpc else mapped.dialect.value if mapped is not None else "http") == said
+    assert ("grpc" if head.grpc else mapped.dialect.label if mapped is not None else "http") == said
 
 
 def test_the_table_of_requests_names_every_dialect():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from flui.call import Behind, Call
 from flui.codecs.base import Events
@@ -23,12 +23,7 @@ if TYPE_CHECKING:
 def spoken(head: RequestHead, snapshot: Snapshot) -> Mapped | None:
     """The call that a request to a gRPC module means, in another dialect; None: it means none."""
     dialects = snapshot.dialects
-    if dialects is None:
-        return None
-    known = head.spoken
-    if known is None or known.epoch != snapshot.epoch:
-        known = head.spoken = dialects.call(head)
-    return cast("Mapped | None", known)
+    return None if dialects is None else dialects.spoken(head)
 
 
 def behind(head: RequestHead, dialects: Dialects | None, decision: Decision) -> Behind | None:

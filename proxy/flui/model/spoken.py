@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flui.model.events import RequestHead
 
 
-class Dialect(Enum):
-    """What a request is said in; `flui explain`, the access log and the metrics name it so."""
+class Dialect(IntEnum):
+    """What a request is said in; `flui explain`, the access log and the metrics name it by its `label`."""
 
-    GRPC_WEB = "grpc-web"
-    GRPC_WEB_TEXT = "grpc-web-text"
-    CONNECT = "connect"
+    GRPC_WEB = 0
+    GRPC_WEB_TEXT = 1
+    CONNECT = 2
     """One message each way, as it is: the body is the message."""
-    CONNECT_STREAM = "connect-stream"
+    CONNECT_STREAM = 3
     """Messages in envelopes."""
-    REST = "rest"
-    GRPC = "grpc"
+    REST = 4
+    GRPC = 5
     """Of a call to a module that speaks HTTP and not gRPC."""
+
+    @property
+    def label(self) -> str:
+        """In lower case, with dashes."""
+        return self.name.lower().replace("_", "-")
 
 
 class Spoken:

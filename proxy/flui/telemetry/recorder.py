@@ -25,7 +25,7 @@ from flui.telemetry.tap import Record, Taps
 
 _NAMES: Final[tuple[str, ...]] = tuple(status.name for status in Status)
 _SAID: Final[tuple[bytes, ...]] = tuple(b'"grpc_status":"%b",' % status.name.encode() for status in Status)
-_DIALECTS: Final = {dialect: b'"dialect":"%b",' % dialect.value.encode() for dialect in Dialect}
+_DIALECTS: Final[tuple[bytes, ...]] = tuple(b'"dialect":"%b",' % dialect.label.encode() for dialect in Dialect)
 """Members of a line, ready: by the number of a status, and by dialect."""
 
 

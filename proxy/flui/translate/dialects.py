@@ -53,6 +53,14 @@ class Dialects:
             methods = schema.methods.values()
             self._behind = {each.path: RestModule(each, routes.ways(each), schema, messages, window) for each in methods}
 
+    def spoken(self, head: RequestHead) -> Mapped | None:
+        """As `call`, and remembered for as long as its caller repeats itself."""
+        known = head.spoken
+        if known is None or known.epoch != self._epoch:
+            known = head.spoken = self.call(head)
+        assert known is None or isinstance(known, Mapped), "what `call` has found"
+        return known
+
     def call(self, head: RequestHead) -> Mapped | None:
         """The call that a request means; None when it means none: it is HTTP, for whoever understands it.
 

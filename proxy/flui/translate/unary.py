@@ -23,6 +23,8 @@ from flui.translate.schema import Unfit
 from flui.translate.status import Ending, ending_of
 
 _MOST = 0xFFFF_FFFF
+_OWED = 2048
+"""Octets, far fewer than any window, after which credit is given."""
 _NOT_WHOLE = "the service's answer is not made of whole messages"
 
 
@@ -41,6 +43,7 @@ class Unary(Translation):
         "_messages",
         "_most",
         "_octets",
+        "_owed",
         "_reader",
         "_taken",
     )
@@ -71,6 +74,8 @@ class Unary(Translation):
         """Octets that were sent on and the caller did not send: what the service credits for them is nobody's. -1: nothing was sent yet."""
         self._gathered: list[bytes] = []
         self._octets = 0
+        self._owed = 0
+        """Of them, those that the caller has no credit for yet."""
         self._head: ResponseHead | None = None
         self._reader: GrpcReader | None = None
         self._message = b""
@@ -98,11 +103,10 @@ class Unary(Translation):
         """Takes the body."""
         if isinstance(event, Data):
             if self._left >= 0:
-                chunk = event.chunk
                 if self._free < 0:
                     self._free = PREFIX
-                    chunk = (b"\1" if self._coding else b"\0") + self._left.to_bytes(4, "big") + chunk
-                self._splice.heard(Data(event.stream, chunk))
+                    event.chunk = (b"\1" if self._coding else b"\0") + self._left.to_bytes(4, "big") + event.chunk
+                self._splice.heard(event)
                 return
             self._octets += len(event.chunk)
             if self._octets > self._most:
@@ -110,7 +114,10 @@ class Unary(Translation):
                 self._splice.give_up(Fault.BODY_TOO_LARGE, Status.RESOURCE_EXHAUSTED, "the message is longer than the limit")
                 return
             self._gathered.append(event.chunk)
-            self.codec.send(Credit(self.stream, len(event.chunk)))
+            self._owed += len(event.chunk)
+            if self._owed >= _OWED:  # what is answered is paid for anyway
+                self.codec.send(Credit(self.stream, self._owed))
+                self._owed = 0
         elif isinstance(event, End):
             self._asked = True
             if self._left < 0:

@@ -37,7 +37,7 @@ _SECRET: Final = frozenset((b"authorization", b"cookie", b"set-cookie", b"proxy-
 """Never indexed, so that nobody can find them out by the length of what follows (RFC 7541 7.1.3)."""
 _HERE: Final = frozenset((HOST, CODING, CONNECTION, HOP, UPGRADE))
 """Kinds that HTTP/2 has no place for (RFC 9113 8.2.2)."""
-_FLEETING: Final = frozenset((TRACE, DEADLINE, LENGTH))
+_FLEETING: Final = frozenset((TRACE, DEADLINE))
 _FLEETING_NAMES: Final = frozenset(
     (b"traceparent", b"date", b"grpc-timeout", b"server-timing", b"x-request-id", b"age", b"etag", b"last-modified")
 )
@@ -50,6 +50,11 @@ _HEADS: Final = 64
 _PSEUDO: Final = 1024
 _PSEUDO_FIELDS: Final[dict[tuple[bytes, bytes], Field]] = {}
 _TE: Final = field(b"te", b"trailers")
+_LENGTH: Final = 28
+"""Of `content-length` in the static table."""
+_LENGTHS: Final[dict[bytes, bytes]] = {}
+"""Octets of its lines, which are the same in every state of a table."""
+_LENGTHS_KNOWN: Final = 1024
 
 
 class Secret(Field):
@@ -89,6 +94,15 @@ def _literal(name: bytes, value: bytes, bits: int, first: int) -> bytes:
     index = _NAMES.get(name, 0)
     start = integer(index, bits, first) if index else b"%c%b%b" % (first, integer(len(name), 7, 0), name)
     return b"%b%b%b" % (start, integer(len(value), 7, 0), value)
+
+
+def _length(value: bytes) -> bytes:
+    octets = _LENGTHS.get(value)
+    if octets is None:
+        if len(_LENGTHS) >= _LENGTHS_KNOWN:
+            _LENGTHS.clear()
+        octets = _LENGTHS[value] = b"%b%b%b" % (integer(_LENGTH, 4, 0), integer(len(value), 7, 0), value)
+    return octets
 
 
 def _pseudo(name: bytes, value: bytes) -> Field:
@@ -240,6 +254,9 @@ class Encoder:
         """The octets of a line that is not known as it stands."""
         kind = line.kind
         name, value, wire = line.name, line.value, line.wire
+        if kind == LENGTH:
+            out.append(_length(value))
+            return
         if kind in _HERE and not force:
             return
         place = self._places.get(wire)
@@ -258,8 +275,7 @@ class Encoder:
                 self._remember(wire, octets)
             elif kind in _FLEETING or name in _FLEETING_NAMES or size > _LINE_OCTETS or size > self._room:
                 octets = _literal(name, value, 4, 0x00)
-                if kind != LENGTH:
-                    self._fleeting = True
+                self._fleeting = True
             elif wire in self._seen:
                 self._seen.discard(wire)
                 octets = _literal(name, value, 6, 0x40)

@@ -129,7 +129,7 @@ def meant(head: RequestHead, snapshot: Snapshot, known: Known | None) -> Meant:
 
 
 def _shown(mapped: Mapped, schema: Schema) -> dict[str, object]:
-    lines: dict[str, object] = {"dialect": mapped.dialect.value}
+    lines: dict[str, object] = {"dialect": mapped.dialect.label}
     lines |= _method_shown(mapped.head.path, schema)
     if isinstance(mapped, RestCall) and mapped.bound is not None:
         way = mapped.bound.way
@@ -161,7 +161,7 @@ def _rest_shown(path: bytes, routes: RestRoutes) -> list[str]:
 
 
 def _call_shown(head: RequestHead, routes: RestRoutes, *, behind: bool) -> dict[str, object]:
-    lines: dict[str, object] = {"dialect": Dialect.GRPC.value}
+    lines: dict[str, object] = {"dialect": Dialect.GRPC.label}
     lines |= _method_shown(head.path, routes.schema)
     lines |= dict.fromkeys(("request", "answer"), "protobuf, as it comes")
     method = routes.schema.methods.get(head.path)
