@@ -27,6 +27,7 @@ from flui.model.spoken import Dialect
 from flui.splice import Splice
 
 _LONGEST: Final = 0xFFFF_FFFF
+_STATUS: Final = frozenset((b"grpc-status", b"grpc-message", b"grpc-status-details-bin"))
 _BOUNDS: Final[dict[int, MessageLimits]] = {}
 """By the length of a message."""
 _NO_STATUS: Final = (
@@ -57,8 +58,8 @@ class Behind(Protocol):
 class Says(Events, Protocol):
     """A codec of gRPC to the splice, of something else to the module."""
 
-    def hear(self, events: list[Event]) -> list[Event]:
-        """What the module says, in gRPC's events."""
+    def hear(self, events: list[Event]) -> None:
+        """Takes what the module says; `events` says it in gRPC's."""
 
 
 class Call(Splice):
@@ -68,6 +69,8 @@ class Call(Splice):
         "_answer_head",
         "_at_rest",
         "_bounds",
+        "_heard_at",
+        "_heeding",
         "_hook",
         "_looks",
         "_messages_in",
@@ -113,6 +116,8 @@ class Call(Splice):
         self._at_rest = True
         self._hook = hook
         self._says: Says | None = None
+        self._heard_at = 0.0
+        self._heeding = False
         self.behind: Behind | None = None
         """The module speaks no gRPC: calls are said to it so. Set before the call is sent anywhere."""
         self.dialect: Dialect | None = None
@@ -171,9 +176,22 @@ class Call(Splice):
             up = self._says = self.behind.codec(up, self)
         super().attach(up, now)
 
-    def told(self, events: list[Event]) -> None:
-        """Takes what the service says, as gRPC says it, from what stands between us and its codec."""
-        self._hear(events, self.attached_at)
+    def told(self) -> None:
+        """What stands between us and the service's codec has something to say."""
+        if self._says is not None:
+            self._heed(self._says, self._heard_at or self.attached_at)
+
+    def _heed(self, says: Says, now: float) -> None:
+        """Hears one thing after the other: what comes of hearing it waits, or a later message would stand before an earlier one."""
+        self._heard_at = now
+        if self._heeding:
+            return
+        self._heeding = True
+        events = says.events()
+        while events:
+            self._hear(events, now)
+            events = says.events()
+        self._heeding = False
 
     def _left(self, now: float) -> Field:
         return field(b"grpc-timeout", timeout_text(self.left_ms(now)))
@@ -186,9 +204,12 @@ class Call(Splice):
 
     def from_up(self, events: list[Event], now: float) -> None:
         """Takes what the endpoint says."""
-        if self._says is not None:
-            events = self._says.hear(events)
-        self._hear(events, now)
+        says = self._says
+        if says is None:
+            self._hear(events, now)
+        else:
+            says.hear(events)
+            self._heed(says, now)
 
     def _hear(self, events: list[Event], now: float) -> None:
         down = self.down
@@ -277,8 +298,9 @@ class Call(Splice):
         # A head that was all there is says it, however many octets the caller's dialect took to say so.
         fields = head.fields if head is not None and not (head.length and self.octets_out) else []
         self.ended = call_status(200, fields, None, bodyless=True)
-        if any(line.name == b"grpc-status" for line in fields):
-            return event
+        said = [line for line in fields if line.name in _STATUS]
+        if head is not None and said:
+            return event if not head.length else End(event.stream, [*(trailers or ()), *said])
         return End(event.stream, [*(trailers or ()), *_NO_STATUS])
 
     # Endings that nobody sent.

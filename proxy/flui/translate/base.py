@@ -27,6 +27,8 @@ class Hears(Protocol):
 
     fault: Fault | None
     """Why we ended it; None when the service did, or nobody yet."""
+    ended: Status | None
+    """How the call ended, as it is counted."""
     status: int
     octets_out: int
 
@@ -46,9 +48,10 @@ class Hears(Protocol):
 class _Nobody:
     """In the place of a splice that is done."""
 
-    __slots__ = ("fault", "octets_out", "status")
+    __slots__ = ("ended", "fault", "octets_out", "status")
 
     def __init__(self) -> None:
+        self.ended: Status | None = None
         self.fault: Fault | None = None
         self.status = 0
         self.octets_out = 0

@@ -34,6 +34,9 @@ _STREAM_PROTO: Final = field(b"content-type", b"application/connect+proto")
 _STREAM_JSON: Final = field(b"content-type", b"application/connect+json")
 _GRPC: Final = classified(b"content-type", b"application/grpc+proto")
 _DIGITS: Final = b"0123456789"
+_TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+_UNREAD: Final = Format(opaque=False)
+"""JSON that nobody here can read: such a call is refused."""
 _VERSION: Final = b"connect-protocol-version"
 _TIMEOUT: Final = b"connect-timeout-ms"
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
@@ -149,13 +152,15 @@ class ConnectCall(Mapped):
 
     __slots__ = ("_coding", "_format", "_message", "_of")
 
-    def __init__(self, dialect: Dialect, head: RequestHead, of: ConnectCalls, format_: Format, coding: bytes, message: bytes) -> None:
+    def __init__(
+        self, dialect: Dialect, head: RequestHead, of: ConnectCalls, format_: Format, coding: bytes, message: bytes | None
+    ) -> None:
         super().__init__(dialect, head, of.epoch)
         self._of = of
         self._format = format_
         self._coding = coding
         self._message = message
-        """Of a GET, which has no body."""
+        """Of a GET, whose body means nothing; None: it is no GET."""
 
     @property
     def formats(self) -> tuple[str, str]:
@@ -163,7 +168,10 @@ class ConnectCall(Mapped):
         what = "protobuf" if self._format.opaque else "JSON"
         if self.dialect is Dialect.CONNECT_STREAM:
             return f"{what} in envelopes", f"{what} in envelopes; the status is in the last one"
-        return f"one message, {what}{', in the query' if self._message else ''}", f"one message, {what}; trailers are `trailer-` fields"
+        return (
+            f"one message, {what}{', in the query' if self._message is not None else ''}",
+            f"one message, {what}; trailers are `trailer-` fields",
+        )
 
     def translation(self, codec: Events, stream: int, extra: list[Field] | None, length: int) -> Translation:
         """A translation for one request of these."""
@@ -173,7 +181,7 @@ class ConnectCall(Mapped):
         if self.dialect is Dialect.CONNECT:
             shown = of.shown_proto if format_.opaque else of.shown_json
             unary = ConnectUnary(codec, stream, extra, format_, self._coding, length, limits.message_octets, shown)
-            if self._message:
+            if self._message is not None:
                 unary.preset(self._message)
             return unary
         if format_.opaque:
@@ -215,17 +223,17 @@ class ConnectCalls:
         """
         if content_type == b"application/proto":
             sifted = Sifted(head)
-            return self._call(head, Dialect.CONNECT, sifted, _coding(sifted, b"content-encoding"), b"accept-encoding", b"", json=False)
+            return self._call(head, Dialect.CONNECT, sifted, _coding(sifted, b"content-encoding"), b"accept-encoding", None, json=False)
         if content_type == b"application/json":
             sifted = Sifted(head)
             if _VERSION not in sifted.about:
                 return None
-            return self._call(head, Dialect.CONNECT, sifted, _coding(sifted, b"content-encoding"), b"accept-encoding", b"", json=True)
+            return self._call(head, Dialect.CONNECT, sifted, _coding(sifted, b"content-encoding"), b"accept-encoding", None, json=True)
         json = content_type == b"application/connect+json"
         if json or content_type == b"application/connect+proto":
             sifted = Sifted(head)
             coding = _coding(sifted, b"connect-content-encoding")
-            return self._call(head, Dialect.CONNECT_STREAM, sifted, coding, b"connect-accept-encoding", b"", json=json)
+            return self._call(head, Dialect.CONNECT_STREAM, sifted, coding, b"connect-accept-encoding", None, json=json)
         return None
 
     def get(self, head: RequestHead) -> ConnectCall | None:
@@ -233,34 +241,44 @@ class ConnectCalls:
         method = self._formats.schema.methods.get(head.path)
         if method is None or not method.safe or method.client_streams or method.server_streams:
             return None
+        wrong = ""
         said: dict[bytes, bytes] = {}
         for part in head.query[1:].split(b"&"):
             name, _, value = part.partition(b"=")
             if name in said:
-                return None
+                wrong = "a parameter of the query is said twice"
             said[name] = unquote_to_bytes(value)
-        encoding = said.get(b"encoding")
-        message = said.get(b"message")
-        if said.get(b"connect") != b"v1" or encoding not in {b"proto", b"json"} or message is None:
+        if said.get(b"connect") != b"v1":
             return None
+        encoding = said.get(b"encoding")
+        if encoding not in {b"proto", b"json"}:
+            wrong = "encoding must be proto or json"
+        coding = said.get(b"compression", b"").lower()
+        if coding.translate(None, _TOKEN):
+            wrong, coding = "compression must name a content-coding", b""
+        message = said.get(b"message")
+        if message is None:
+            wrong, message = "the message is missing", b""
         if said.get(b"base64") == b"1":
             try:
                 message = binascii.a2b_base64(message.translate(_URL_SAFE) + b"=" * (-len(message) % 4), strict_mode=True)
             except binascii.Error:
-                return None
-        coding = said.get(b"compression", b"")
+                wrong = "the message is not base64"
         coding = b"" if coding == IDENTITY else coding
-        return self._call(head, Dialect.CONNECT, Sifted(head), coding, b"accept-encoding", message, json=encoding == b"json")
+        call = self._call(head, Dialect.CONNECT, Sifted(head), coding, b"accept-encoding", message, json=encoding == b"json")
+        if wrong:
+            call.refused = Refused(Fault.MALFORMED, Status.INVALID_ARGUMENT, wrong)
+        return call
 
     def _call(
-        self, head: RequestHead, dialect: Dialect, sifted: Sifted, coding: bytes, accepts: bytes, message: bytes, *, json: bool
+        self, head: RequestHead, dialect: Dialect, sifted: Sifted, coding: bytes, accepts: bytes, message: bytes | None, *, json: bool
     ) -> ConnectCall:
         fault: Fault | None = None
         status = Status.INVALID_ARGUMENT
         why = ""
         lines = [_GRPC]
         about = sifted.about
-        format_ = PROTO
+        format_ = _UNREAD if json else PROTO
         if json:
             found = self._formats.json(head.path)
             if found is None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from typing import Final, Protocol
 
+from flui.answer import clean
 from flui.codecs.base import Events
 from flui.codecs.grpc import CONTENT_TYPE_GRPC, STATUS_LINES, binary_text, grpc_timeout
 from flui.framing.base import Message, MessageLimits, Reader
@@ -36,10 +37,12 @@ _JSON: Final = classified(b"content-type", b"application/json")
 _LINES: Final = classified(b"content-type", b"application/x-ndjson")
 _WANTS_JSON: Final = field(b"accept", b"application/json")
 _WANTS_LINES: Final = field(b"accept", b"application/x-ndjson, text/event-stream")
-_BODILY: Final = frozenset((CONTENT_TYPE, LENGTH))
+_BODILY: Final = frozenset((CONTENT_TYPE, GRPC_TYPE, LENGTH))
 _ABOUT_BODY: Final = frozenset((b"content-encoding", b"trailer", b"etag", b"accept-ranges"))
 _ERROR_OCTETS: Final = 65_536
 """Of the body of an error that are looked at."""
+_SAID: Final = 4096
+"""Characters of a message that is told of an error."""
 
 _OF_HTTP: Final[dict[int, Status]] = {
     400: Status.INVALID_ARGUMENT,
@@ -75,8 +78,8 @@ def status_of_rest(http: int) -> Status:
 class Tells(Protocol):
     """The splice, as what stands behind it sees it."""
 
-    def told(self, events: list[Event]) -> None:
-        """Takes what the service says, in gRPC's events."""
+    def told(self) -> None:
+        """There are events (`GrpcRest.events`), which are taken once what is being heard has been heard."""
 
 
 class RestModule:
@@ -100,7 +103,7 @@ class GrpcRest:
     """One try of a call, said in REST."""
 
     __slots__ = (
-        "_asked", "_asks", "_behind", "_body", "_ended", "_given", "_head", "_open", "_over", "_reader",
+        "_answering", "_asked", "_asks", "_behind", "_body", "_due", "_ended", "_given", "_head", "_open", "_over", "_reader",
         "_shown", "_splice", "_status", "_stream", "_told", "_up", "_way",
     )  # fmt: skip
 
@@ -111,6 +114,10 @@ class GrpcRest:
         self._stream = 0
         self._head: RequestHead | None = None
         self._asks: GrpcReader | None = None
+        self._due: list[Event] = []
+        """What the splice has not taken yet."""
+        self._answering = False
+        """The head of an answer was told."""
         self._asked = False
         """The caller has said everything."""
         self._given = 0
@@ -140,8 +147,10 @@ class GrpcRest:
         return self._stream
 
     def events(self) -> list[Event]:
-        """They are taken from the codec itself, and go through `hear`."""
-        return []
+        """What the module has said, in gRPC's events, and what is said in its place."""
+        due = self._due
+        self._due = []
+        return due
 
     def send(self, event: Event) -> None:
         """Takes what the caller says."""
@@ -160,13 +169,11 @@ class GrpcRest:
             self._asks = GrpcReader(self._behind.limits, bool(coding_of(event.fields)), Fault.MALFORMED)
         elif isinstance(event, Credit):
             self._told = max(0, self._told - event.octets)
-            self._splice_hears(self._carry_on())
+            self._carry_on()
         elif isinstance(event, Reset) and self._open:
             self._up.send(event)
-
-    def _splice_hears(self, events: list[Event]) -> None:
-        if events:
-            self._splice.told(events)
+        if self._due:
+            self._splice.told()
 
     # The request.
 
@@ -188,7 +195,7 @@ class GrpcRest:
             return
         credit = reader.credit()
         if credit:
-            self._splice_hears([Credit(self._stream, credit)])
+            self._due.append(Credit(self._stream, credit))
         if self._asked and drained:
             self._asks = None
             if streams and not self._open:
@@ -261,16 +268,18 @@ class GrpcRest:
         self._over = True
         if self._open:
             self._up.send(Reset(self._stream, Fault.CALLER_GONE))
-        self._splice_hears(_refusal(self._stream, status, message, b"", []))
+        if self._answering:
+            self._due.append(_ending(self._stream, status, message))
+        else:
+            self._due += _refusal(self._stream, status, message, b"", [])
 
     # The answer.
 
-    def hear(self, events: list[Event]) -> list[Event]:
-        """What the module says, in gRPC's events."""
-        out: list[Event] = []
+    def hear(self, events: list[Event]) -> None:
+        """Takes what the module says."""
         for event in events:
             if isinstance(event, Reset):
-                out.append(event)
+                self._due.append(event)
             elif self._over:
                 continue
             elif isinstance(event, Credit):
@@ -279,29 +288,30 @@ class GrpcRest:
                     self._ask()
             elif isinstance(event, ResponseHead):
                 if event.status >= 200:
-                    out += self._answered(event)
+                    self._answered(event)
             elif isinstance(event, Data):
                 if self._reader is None:
                     self._body += event.chunk[: max(0, _ERROR_OCTETS - len(self._body))]
                     self._up.send(Credit(self._stream, len(event.chunk)))
                 else:
                     self._reader.receive(event.chunk)
-                    out += self._carry_on()
+                    self._carry_on()
             elif isinstance(event, End):
                 self._ended = True
                 if self._reader is None:
                     self._over = True
-                    out += _error(self._stream, self._status, bytes(self._body), self._shown, self._behind.schema)
+                    self._due += _error(self._stream, self._status, bytes(self._body), self._shown, self._behind.schema)
                 else:
                     self._reader.finish()
-                    out += self._carry_on()
-        return out
+                    self._carry_on()
 
-    def _answered(self, head: ResponseHead) -> list[Event]:
+    def _answered(self, head: ResponseHead) -> None:
+        if head.local:
+            clean(head)
         self._status = head.status
-        self._shown = [line for line in head.fields if line.kind not in _BODILY and line.name not in _ABOUT_BODY]
+        self._shown = [line for line in head.fields if _is_shown(line)]
         if head.status >= 300:
-            return []
+            return
         limits = self._behind.limits
         self._reader = DocumentReader(limits, Fault.UPSTREAM_MALFORMED)
         if self._behind.method.server_streams:
@@ -310,14 +320,14 @@ class GrpcRest:
                 self._reader = SseReader(limits, Fault.UPSTREAM_MALFORMED)
             elif said != b"application/json":
                 self._reader = NdjsonReader(limits, Fault.UPSTREAM_MALFORMED)
-        return [ResponseHead(self._stream, 200, [CONTENT_TYPE_GRPC, *self._shown], UNKNOWN)]
+        self._answering = True
+        self._due.append(ResponseHead(self._stream, 200, [CONTENT_TYPE_GRPC, *self._shown], UNKNOWN))
 
-    def _carry_on(self) -> list[Event]:
-        """Messages that may be told."""
+    def _carry_on(self) -> None:
+        """Tells the messages that may be told."""
         reader = self._reader
-        out: list[Event] = []
         if reader is None or self._over:
-            return out
+            return
         drained = False
         while self._told < self._behind.window or self._ended:
             message = reader.take()
@@ -327,18 +337,19 @@ class GrpcRest:
             try:
                 octets = framed(self._payload(message.payload))
             except Unfit as unfit:
-                return [*out, *self._broken(f"the module's answer does not fit its message: {unfit}")]
+                self._broken(f"the module's answer does not fit its message: {unfit}")
+                return
             self._told += len(octets)
-            out.append(Data(self._stream, octets))
+            self._due.append(Data(self._stream, octets))
         if reader.fault is not None:
-            return [*out, *self._broken("the module's answer is not made of messages, or of one that is too long")]
+            self._broken("the module's answer is not made of messages, or of one that is too long")
+            return
         credit = reader.credit()
         if self._ended and drained:
             self._over = True
-            out.append(End(self._stream, [STATUS_LINES[Status.OK]]))
+            self._due.append(End(self._stream, [STATUS_LINES[Status.OK]]))
         elif credit:
             self._up.send(Credit(self._stream, credit))
-        return out
 
     def _payload(self, text: bytes) -> bytes:
         way = self._way
@@ -348,16 +359,21 @@ class GrpcRest:
         tells = self._behind.method.tells
         return encode(_known(tree, tells), tells, self._behind.schema.types)
 
-    def _broken(self, message: str) -> list[Event]:
+    def _broken(self, message: str) -> None:
         self._over = True
         if not self._ended:
             self._up.send(Reset(self._stream, Fault.CALLER_GONE))
-        return [End(self._stream, [STATUS_LINES[Status.INTERNAL], field(b"grpc-message", message_said(message))])]
+        self._due.append(_ending(self._stream, Status.INTERNAL, message))
+
+
+def _ending(stream: int, status: Status, message: str) -> End:
+    """Of an answer that has begun."""
+    return End(stream, [STATUS_LINES[status], field(b"grpc-message", message_said(message[:_SAID]))])
 
 
 def _refusal(stream: int, status: Status, message: str, details: bytes, shown: list[Field]) -> list[Event]:
     """An answer that is a status alone (Trailers-Only)."""
-    fields = [CONTENT_TYPE_GRPC, *shown, STATUS_LINES[status], field(b"grpc-message", message_said(message))]
+    fields = [CONTENT_TYPE_GRPC, *shown, STATUS_LINES[status], field(b"grpc-message", message_said(message[:_SAID]))]
     if details:
         fields.append(field(b"grpc-status-details-bin", binary_text(details)))
     return [ResponseHead(stream, 200, fields, 0), End(stream)]
@@ -415,6 +431,11 @@ def _for_http(line: Field) -> Field:
     if line.name != b"grpc-timeout":
         return line
     return field(b"flui-deadline", b"%d" % (grpc_timeout(line.value) or 0))
+
+
+def _is_shown(line: Field) -> bool:
+    """Whether a field of an answer is metadata of the call: about no body, and none of gRPC's own, which a REST module has no word in."""
+    return line.kind not in _BODILY and line.name not in _ABOUT_BODY and not line.name.startswith(b"grpc-")
 
 
 def _is_metadata(line: Field) -> bool:

@@ -25,7 +25,9 @@ from flui.translate.unary import leading_and_status
 class Stream(Translation):
     """One call. How the caller frames messages, and how it is told of the end, says the dialect."""
 
-    __slots__ = ("_asked", "_asking", "_coding", "_ending", "_format", "_limits", "_reader", "_telling", "_tells_in", "_told", "_window")
+    __slots__ = (
+        "_asked", "_asking", "_busy", "_coding", "_ending", "_format", "_limits", "_reader", "_telling", "_tells_in", "_told", "_window",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -62,6 +64,8 @@ class Stream(Translation):
         """Octets that the caller has not taken yet."""
         self._asking = True
         """The caller has not ended."""
+        self._busy = False
+        """Messages are being sent on."""
         self._telling: GrpcReader | None = None
         self._tells_in = b""
         """What the service's compressed messages are in."""
@@ -96,7 +100,14 @@ class Stream(Translation):
         self._ask()
 
     def _ask(self) -> None:
-        """Sends on what may be sent on."""
+        """Sends on what may be sent on. A service that takes it at once makes room meanwhile, which the loop below sees."""
+        if self._busy:
+            return
+        self._busy = True
+        self._ask_all()
+        self._busy = False
+
+    def _ask_all(self) -> None:
         reader = self._reader
         drained = False
         while self._asked < self._window and not self.over:

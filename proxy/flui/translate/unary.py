@@ -44,7 +44,9 @@ class Unary(Translation):
         "_most",
         "_octets",
         "_owed",
+        "_preset",
         "_reader",
+        "_said",
         "_taken",
     )
 
@@ -72,11 +74,15 @@ class Unary(Translation):
         """The caller has said everything: credit means nothing any more."""
         self._free = -1
         """Octets that were sent on and the caller did not send: what the service credits for them is nobody's. -1: nothing was sent yet."""
-        self._gathered: list[bytes] = []
+        self._gathered = bytearray()
+        self._preset = False
+        """The caller's message is not its body."""
         self._octets = 0
         self._owed = 0
         """Of them, those that the caller has no credit for yet."""
         self._head: ResponseHead | None = None
+        self._said: Ending | None = None
+        """The ending that a head says which is all there is."""
         self._reader: GrpcReader | None = None
         self._message = b""
         self._messages = 0
@@ -94,14 +100,19 @@ class Unary(Translation):
         return False
 
     def preset(self, body: bytes) -> None:
-        """The caller's message, of a request that has no body."""
-        self._gathered = [body]
+        """The caller's message, which is not its body: that means nothing, and is dropped."""
+        self._gathered += body
+        self._left = -1
+        self._preset = True
 
     # The caller's side.
 
     def hear(self, event: Event) -> None:
         """Takes the body."""
         if isinstance(event, Data):
+            if self._preset:
+                self.codec.send(Credit(self.stream, len(event.chunk)))
+                return
             if self._left >= 0:
                 if self._free < 0:
                     self._free = PREFIX
@@ -110,10 +121,10 @@ class Unary(Translation):
                 return
             self._octets += len(event.chunk)
             if self._octets > self._most:
-                self._gathered = []
+                self._gathered = bytearray()
                 self._splice.give_up(Fault.BODY_TOO_LARGE, Status.RESOURCE_EXHAUSTED, "the message is longer than the limit")
                 return
-            self._gathered.append(event.chunk)
+            self._gathered += event.chunk
             self._owed += len(event.chunk)
             if self._owed >= _OWED:  # what is answered is paid for anyway
                 self.codec.send(Credit(self.stream, self._owed))
@@ -121,14 +132,14 @@ class Unary(Translation):
         elif isinstance(event, End):
             self._asked = True
             if self._left < 0:
-                self._ask(b"".join(self._gathered))
+                self._ask(bytes(self._gathered))
             if not self.over:
                 self._splice.heard(event)
         elif not isinstance(event, Credit):
             self._splice.heard(event)
 
     def _ask(self, body: bytes) -> None:
-        self._gathered = []
+        self._gathered = bytearray()
         payload = body
         coded = bool(self._coding) and bool(body)
         try:
@@ -162,10 +173,7 @@ class Unary(Translation):
         """The service answers: nothing is said before the call has ended."""
         self._head = head
         if not head.length:
-            ending = ending_of(leading_and_status(head.fields))
-            if ending.status is Status.OK:
-                ending = Ending(Status.UNIMPLEMENTED, "the service answered without a message", None, ending.metadata)
-            self.end(ending)
+            self._said = ending_of(leading_and_status(head.fields))
 
     def tell(self, data: Data) -> None:
         """The message of the service, or a part of it."""
@@ -202,7 +210,7 @@ class Unary(Translation):
         """The call has ended."""
         if self.over:
             return
-        ending = ending_of(end.trailers or [])
+        ending = self._said if self._said is not None else ending_of(end.trailers or [])
         reader = self._reader
         if reader is not None:
             reader.finish()
@@ -212,6 +220,7 @@ class Unary(Translation):
         elif reader is not None and reader.fault is not None:
             self._splice.give_up(reader.fault, Status.INTERNAL, _NOT_WHOLE)
         elif self._messages != 1:
+            self._splice.ended = Status.UNIMPLEMENTED
             self.end(Ending(Status.UNIMPLEMENTED, "the service answered without a message", None, ending.metadata))
         else:
             head = self._head
