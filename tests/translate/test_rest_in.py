@@ -180,16 +180,20 @@ AGREE = [
     ("POST /whole/x", {"id": "x", "i32": 1}, {"id": "x", "i32": 1}),
     ("POST /whole/x", {"id": None}, {"id": "x"}),
     ("POST /whole/x", ABSENT, {"id": "x"}),
-    ("POST /u64/18446744073709551615", {"u64": "18446744073709551615"}, {"u64": "18446744073709551615"}),
+    ("POST /u64/18446744073709551615", {"u64": "18446744073709551615"}, {"u64": 2**64 - 1}),
+    ("POST /u64/18446744073709551615", {"u64": "18446744073709551615.0"}, {"u64": 2**64 - 1}),
+    ("POST /u64/18446744073709551615", {"u64": "1844674407370955161.5e1"}, {"u64": 2**64 - 1}),
+    ("POST /u64/100", {"u64": "1e2"}, {"u64": 100}),
     ("POST /u64/5", {"u64": 5}, {"u64": 5}),
-    ("POST /u64/5", {"u64": 5.0}, {"u64": 5.0}),
-    ("POST /all/colour/RED", {"colour": 1}, {"colour": 1}),
-    ("POST /all/colour/1", {"colour": "RED"}, {"colour": "RED"}),
+    ("POST /u64/5", {"u64": 5.0}, {"u64": 5}),
+    ("POST /all/colour/RED", {"colour": 1}, {"colour": "RED"}),
+    ("POST /all/colour/1", {"colour": "RED"}, {"colour": 1}),
     ("POST /all/real/1", {"real": 1.0}, {"real": 1.0}),
     ("POST /all/real/NaN", {"real": "NaN"}, {"real": "NaN"}),
     ("POST /all/flag/true", {"flag": True}, {"flag": True}),
-    ("POST /all/raw/-_8", {"raw": "+/8="}, {"raw": "+/8="}),
-    ("POST /long/x", {"long_name": "x"}, {"long_name": "x"}),
+    ("POST /all/raw/-_8", {"raw": "+/8="}, {"raw": "-_8"}),
+    ("POST /long/x", {"long_name": "x"}, {"longName": "x"}),
+    ("POST /long/x", {"longName": None, "long_name": "x"}, {"longName": "x"}),
     ("POST /long/x", {"long_name": None}, {"longName": "x"}),
     ("POST /deep/x", {"inner": {"size": 3}}, {"inner": {"size": 3, "inner": {"id": "x"}}}),
     ("POST /deep/x", {"inner": {"inner": {"id": "x", "size": 1}}}, {"inner": {"inner": {"id": "x", "size": 1}}}),
@@ -203,7 +207,10 @@ AGREE = [
 @pytest.mark.parametrize(("line", "body", "tree"), AGREE)
 def test_a_path_and_a_body_that_agree_are_one_message(line, body, tree):
     before = repr(body)
-    assert asked(line, body) == tree
+    asked_tree = asked(line, body)
+    assert asked_tree == tree
+    kinds = {name: type(value) for name, value in tree.items()}
+    assert {name: type(value) for name, value in asked_tree.items()} == kinds, "the path's own spelling is kept"
     assert repr(body) == before, "the body is the caller's"
 
 
@@ -219,6 +226,19 @@ DISAGREE = [
     ("POST /all/real/1", {"real": 10**400}, "real", "disagree"),
     ("POST /u64/1", {"u64": True}, "u64", "disagree"),
     ("POST /u64/18446744073709551615", {"u64": 1.8446744073709552e19}, "u64", "disagree"),
+    ("POST /u64/9007199254740992", {"u64": "9007199254740993.0"}, "u64", "disagree"),
+    ("POST /u64/9007199254740992", {"u64": "9007199254740993e0"}, "u64", "disagree"),
+    ("POST /u64/9007199254740992", {"u64": "90071992547409929e-1"}, "u64", "disagree"),
+    ("POST /u64/1", {"u64": "1.0000000000000000001"}, "u64", "disagree"),
+    ("POST /u64/1", {"u64": "1e9999"}, "u64", "disagree"),
+    ("POST /u64/1", {"u64": "1e999999999"}, "u64", "disagree"),
+    ("POST /u64/0", {"u64": "1e-9999"}, "u64", "disagree"),
+    ("POST /u64/1", {"u64": "1" * 10**6 + ".0"}, "u64", "disagree"),
+    ("POST /u64/7", {"u64": "007"}, "u64", "disagree"),
+    ("POST /u64/7", {"u64": "NaN"}, "u64", "disagree"),
+    ("POST /all/colour/RED", {"colour": "1.0"}, "colour", "disagree"),
+    ("POST /all/raw/YWJj", {"raw": "YW Jj"}, "raw", "disagree"),
+    ("POST /long/x", {"longName": "x", "long_name": "x"}, "longName", "said twice"),
     ("POST /all/colour/RED", {"colour": "CRIMSON"}, "colour", "disagree"),
     ("POST /all/colour/RED", {"colour": 2}, "colour", "disagree"),
     ("POST /all/flag/true", {"flag": False}, "flag", "disagree"),
@@ -275,6 +295,20 @@ def test_any_query_is_a_tree_or_unfit(query):
     except Unfit:
         return
     assert isinstance(tree, dict)
+
+
+@given(
+    st.integers(0, 2**64 - 1) | st.integers(-2, 2).map(lambda by: 2**53 + by),
+    st.integers(-2, 2),
+    st.sampled_from(["", ".0", "e0", "0e-1", ".00E+0"]),
+)
+def test_whole_numbers_are_compared_exactly_however_they_are_written(number, by, tail):
+    body = {"u64": f"{number + by}{tail}"}
+    if by:
+        with pytest.raises(Unfit, match="disagree"):
+            asked(f"POST /u64/{number}", body)
+    elif number or tail != "0e-1":  # `00e-1` is no number of JSON
+        assert asked(f"POST /u64/{number}", body) == {"u64": number}
 
 
 trees = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text("ab1", max_size=3), lambda t: st.lists(t, max_size=2) | st.dictionaries(st.sampled_from(["id", "inner", "u64", "colour", "raw", "x"]), t, max_size=3), max_leaves=6)  # fmt: skip

@@ -96,16 +96,16 @@ def _place(tree: dict[str, object], place: Place, value: object) -> None:
     field = place.chain[last]
     said = False
     for name in (field.json_name, field.name):
-        found = inside.get(name)
+        found = inside.pop(name, None)
         if found is None:
-            if name != field.json_name and name in inside:
-                del inside[name]
             continue
         if not is_same(field, found, value):
             raise Unfit(place.path, "the path and the body disagree; say it in the path alone")
+        if said:
+            raise Unfit(place.path, "is said twice in the body")
         said = True
-    if not said:
-        inside[field.json_name] = value
+    # In the path's spelling, which policy and route were found by, whatever else counts as the same.
+    inside[field.json_name] = value
 
 
 def _parameters(tree: dict[str, object], way: Way, query: bytes) -> None:
