@@ -1,12 +1,15 @@
 """A REST request becomes the tree of its message; each field is said once (threats F6)."""
 
 import contextlib
+import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rest_schemas import schema_of
 
+from flui.translate.formats import Rest
+from flui.translate.json_out import decode
 from flui.translate.rest import RestRoutes
 from flui.translate.rest_in import MAX_PARAMETERS, ask
 from flui.translate.schema import Unfit
@@ -34,6 +37,10 @@ service S {
     additional_bindings { post: "/all/real/{real}" body: "*" } additional_bindings { post: "/all/flag/{flag}" body: "*" }
     additional_bindings { post: "/all/raw/{raw}" body: "*" } additional_bindings { post: "/deep/{inner.inner.id}" body: "*" }
     additional_bindings { post: "/long/{long_name}" body: "*" }
+  }; }
+  rpc Stream(stream Request) returns (Request) { option (google.api.http) = {
+    post: "/stream/{inner.inner.id}/{id}" body: "inner"
+    additional_bindings { post: "/stream/{inner.inner.id}" body: "*" } additional_bindings { post: "/lines" body: "inner" }
   }; }
   rpc Part(Request) returns (Request) { option (google.api.http) = { patch: "/part/{inner.id}" body: "inner" }; }
   rpc List(Request) returns (Request) { option (google.api.http) = { put: "/list" body: "inners" }; }
@@ -274,6 +281,54 @@ def test_a_field_from_two_places_that_disagree_is_refused(line, body, path, what
         asked(line, body)
     assert wrong.value.path == path
     assert what in wrong.value.what
+
+
+def stream_of(line):
+    """One request whose messages are asked one behind the other; `told` says what the module gets, in JSON."""
+    path, mark, query = line.encode().partition(b"?")
+    bound = ROUTES.match(b"POST", path)
+    rest = Rest(bound, mark + query, SCHEMA)
+    return rest, lambda body: json.loads(decode(rest.ask(body), bound.method.asks, SCHEMA.types, None))
+
+
+def test_the_messages_of_a_stream_have_what_path_and_query_say_and_nothing_of_one_another():
+    _, told = stream_of("/stream/x/y?tags=a&tags=b&i32=3&when=2024-05-17T10:00:00Z")
+    base = {"id": "y", "tags": ["a", "b"], "i32": 3, "when": "2024-05-17T10:00:00Z"}
+    alone = {**base, "inner": {"inner": {"id": "x"}}}
+    for _ in range(2):
+        assert told(b"") == alone
+        assert told(b'{"size": 1, "inner": {"size": 2}}') == {**base, "inner": {"size": 1, "inner": {"id": "x", "size": 2}}}
+        assert told(b'{"more": [{"id": "m"}], "inner": {"id": "x", "inner": {"id": "z"}}}') == {
+            **base, "inner": {"more": [{"id": "m"}], "inner": {"id": "x", "inner": {"id": "z"}}}
+        }  # fmt: skip
+        assert told(b"null") == alone
+        assert told(b"{}") == alone
+        for wrong in (b'{"inner": {"id": "other", "size": 9}}', b'{"size": 8, "inner": 7}', b"[]", b'{"size": 1, "nope": 1}'):
+            with pytest.raises(Unfit):
+                told(wrong)
+    _, told = stream_of("/stream/x")
+    for _ in range(2):
+        assert told(b'{"id": "q", "inner": {"size": 2}}') == {"id": "q", "inner": {"size": 2, "inner": {"id": "x"}}}
+        assert told(b'{"inner": {"inner": {"size": 1}}}') == {"inner": {"inner": {"id": "x", "size": 1}}}
+        assert told(b"") == {"inner": {"inner": {"id": "x"}}}
+
+
+def test_the_query_of_a_stream_is_read_once():
+    """A line of three octets would cost a query of 8 KiB each time."""
+    rest, told = stream_of("/lines?" + "&".join(["tags=a"] * MAX_PARAMETERS))
+    assert len(told(b"{}")["tags"]) == MAX_PARAMETERS
+    first = rest._said
+    assert len(told(b'{"id": "x"}')["tags"]) == MAX_PARAMETERS
+    assert rest._said is first
+    tree = first.ask({})
+    assert first.ask({"id": "x"})["tags"] is tree["tags"]
+
+
+def test_what_path_and_query_say_wrongly_is_refused_with_the_first_message():
+    rest, _ = stream_of("/lines?nope=1")
+    for _ in range(2):
+        with pytest.raises(Unfit, match="no such query parameter"):
+            rest.ask(b"{}")
 
 
 def test_a_body_may_be_a_list_or_a_message_that_is_no_object():
