@@ -6,7 +6,7 @@ import shlex
 import pytest
 from rest_schemas import schema_of
 
-from flui.translate.listing import example, listing
+from flui.translate.listing import MAX_SHOWN, example, listing
 from flui.translate.rest import RestRoutes
 from flui.translate.rest_in import ask
 from flui.translate.ways import ABSENT
@@ -90,6 +90,27 @@ def test_an_example_says_every_field_and_one_of_each_oneof():
         "x": "x", "first": {"item": "item", "quantity": 1}, "price": 1.5, "flag": True, "struct": {"key": "value"}, "flags": {"1": True},
     }  # fmt: skip
     assert example(SCHEMA.types["t.Ring"]) == {"rung": {"ring": {"name": "name"}, "name": "name"}, "name": "name"}
+
+
+def nodes(tree):
+    if isinstance(tree, dict):
+        return sum(1 + nodes(value) for value in tree.values())
+    return sum(nodes(value) for value in tree) if isinstance(tree, list) else 0
+
+
+def test_an_example_of_messages_of_many_messages_is_bounded():
+    """60 fields of 60 fields of 60 are 219,660."""
+    text = ""
+    for depth in (1, 2, 3):
+        fields = (f"M{depth + 1} f{at} = {at + 1};" if depth < 3 else f"string f{at} = {at + 1};" for at in range(60))
+        text += f"message M{depth} {{ {' '.join(fields)} map<string, M1> m = 99; }}\n"
+    schema = schema_of(text.replace("M4", "M3") + "service S { rpc Get(M1) returns (M1); }")
+    tree = example(schema.types["t.M1"])
+    assert nodes(tree) <= MAX_SHOWN
+    assert tree["f0"]["f0"]["f59"] == "f59", "what is gone through is whole"
+    (service,) = listing(schema, RestRoutes(schema), "127.0.0.1:8080")
+    for line in service["methods"][0]["curl"]:
+        assert len(line["line"]) < 20 * MAX_SHOWN
 
 
 def test_a_line_says_one_member_of_a_oneof():

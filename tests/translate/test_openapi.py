@@ -6,7 +6,7 @@ import re
 import pytest
 from rest_schemas import schema_of
 
-from flui.translate.openapi import MAX_LISTED, document
+from flui.translate.openapi import MAX_LISTED, MAX_VISITED, document
 from flui.translate.rest import RestRoutes
 
 SCHEMA = schema_of("""
@@ -173,6 +173,24 @@ def test_a_message_of_many_fields_does_not_fill_the_document():
     )
     told = document(schema, RestRoutes(schema), "wide")
     assert len(told["paths"]["/wide"]["get"]["parameters"]) == MAX_LISTED
+
+
+def test_messages_of_many_messages_that_no_query_can_hold_are_not_all_gone_through():
+    """20 fields of 20 fields of 20 of 20 are 168,420, of which none is listed; what is behind `MAX_VISITED` of them is not looked at."""
+    text = ""
+    for depth in (1, 2, 3, 4):
+        fields = (f"M{depth + 1} f{at} = {at + 1};" if depth < 4 else f"repeated M1 f{at} = {at + 1};" for at in range(20))
+        text += f"message M{depth} {{ {' '.join(fields)} }}\n"
+    text += (
+        "message Few { string first = 1; M3 some = 2; string last = 3; } message Many { string first = 1; M1 some = 2; string last = 3; }"
+    )
+    for name in ("Few", "Many"):
+        text += f'service {name}s {{ rpc Get({name}) returns (M1) {{ option (google.api.http) = {{ get: "/{name}" }}; }} }}'
+    schema = schema_of(text)
+    paths = document(schema, RestRoutes(schema), "wide")["paths"]
+    listed = {path: [each["name"] for each in item["get"]["parameters"]] for path, item in paths.items() if "get" in item}
+    assert 3 + 20 * 21 < MAX_VISITED < 3 + 168_420
+    assert listed == {"/Few": ["first", "last"], "/Many": ["first"]}
 
 
 def test_services_named_alike_are_told_apart_by_their_packages():

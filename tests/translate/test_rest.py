@@ -82,6 +82,25 @@ def test_a_rule_on_the_own_path_of_a_method_goes_before_the_default():
     assert routes.match(b"POST", b"/t.S/Get").rule.body == "a"
 
 
+@pytest.mark.parametrize("path", ["/t.S/Get", "/{b=t.S}/Get"])
+def test_a_rule_for_every_http_method_on_the_own_path_goes_before_the_default(path):
+    method = Method("t.S", "Get", STRING, STRING, rules=(HttpRule("*", path, "a"),))
+    other = Method("t.S", "Other", STRING, STRING)
+    routes = RestRoutes(Schema({method.path: method, other.path: other}, {}, "1", "test"))
+    assert routes.mistakes == ()
+    for verb in (b"POST", b"GET", b"REPORT"):
+        assert routes.match(verb, b"/t.S/Get").rule.body == "a", verb
+    assert routes.match(b"POST", b"/t.S/Other").rule.body == "*", "the others keep theirs"
+    assert [way.annotated for way in routes.ways(method)] == [True, False]
+
+
+@pytest.mark.parametrize(("annotated", "own"), [("GET", "*"), ("DELETE", "*"), ("POST", "a")])
+def test_a_rule_for_another_http_method_leaves_the_default_in_its_place(annotated, own):
+    method = Method("t.S", "Get", STRING, STRING, rules=(HttpRule(annotated, "/t.S/Get", "a"),))
+    routes = RestRoutes(Schema({method.path: method}, {}, "1", "test"))
+    assert routes.match(b"POST", b"/t.S/Get").rule.body == own
+
+
 def test_the_methods_that_a_path_has_are_told():
     routes = routes_of("GET /v1/{a}", "DELETE /v1/{a}", "PATCH /v1/x", "POST /v1/{a}:go", "PUT /{a=**}")
     assert routes.allowed(b"/v1/x") == (b"DELETE", b"GET", b"PATCH", b"PUT")

@@ -1,12 +1,15 @@
 """A REST request becomes the tree of its message; each field is said once (threats F6)."""
 
 import contextlib
+import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rest_schemas import schema_of
 
+from flui.translate.formats import Rest
+from flui.translate.json_out import decode
 from flui.translate.rest import RestRoutes
 from flui.translate.rest_in import MAX_PARAMETERS, ask
 from flui.translate.schema import Unfit
@@ -34,6 +37,10 @@ service S {
     additional_bindings { post: "/all/real/{real}" body: "*" } additional_bindings { post: "/all/flag/{flag}" body: "*" }
     additional_bindings { post: "/all/raw/{raw}" body: "*" } additional_bindings { post: "/deep/{inner.inner.id}" body: "*" }
     additional_bindings { post: "/long/{long_name}" body: "*" }
+  }; }
+  rpc Stream(stream Request) returns (Request) { option (google.api.http) = {
+    post: "/stream/{inner.inner.id}/{id}" body: "inner"
+    additional_bindings { post: "/stream/{inner.inner.id}" body: "*" } additional_bindings { post: "/lines" body: "inner" }
   }; }
   rpc Part(Request) returns (Request) { option (google.api.http) = { patch: "/part/{inner.id}" body: "inner" }; }
   rpc List(Request) returns (Request) { option (google.api.http) = { put: "/list" body: "inners" }; }
@@ -180,16 +187,20 @@ AGREE = [
     ("POST /whole/x", {"id": "x", "i32": 1}, {"id": "x", "i32": 1}),
     ("POST /whole/x", {"id": None}, {"id": "x"}),
     ("POST /whole/x", ABSENT, {"id": "x"}),
-    ("POST /u64/18446744073709551615", {"u64": "18446744073709551615"}, {"u64": "18446744073709551615"}),
+    ("POST /u64/18446744073709551615", {"u64": "18446744073709551615"}, {"u64": 2**64 - 1}),
+    ("POST /u64/18446744073709551615", {"u64": "18446744073709551615.0"}, {"u64": 2**64 - 1}),
+    ("POST /u64/18446744073709551615", {"u64": "1844674407370955161.5e1"}, {"u64": 2**64 - 1}),
+    ("POST /u64/100", {"u64": "1e2"}, {"u64": 100}),
     ("POST /u64/5", {"u64": 5}, {"u64": 5}),
-    ("POST /u64/5", {"u64": 5.0}, {"u64": 5.0}),
-    ("POST /all/colour/RED", {"colour": 1}, {"colour": 1}),
-    ("POST /all/colour/1", {"colour": "RED"}, {"colour": "RED"}),
+    ("POST /u64/5", {"u64": 5.0}, {"u64": 5}),
+    ("POST /all/colour/RED", {"colour": 1}, {"colour": "RED"}),
+    ("POST /all/colour/1", {"colour": "RED"}, {"colour": 1}),
     ("POST /all/real/1", {"real": 1.0}, {"real": 1.0}),
     ("POST /all/real/NaN", {"real": "NaN"}, {"real": "NaN"}),
     ("POST /all/flag/true", {"flag": True}, {"flag": True}),
-    ("POST /all/raw/-_8", {"raw": "+/8="}, {"raw": "+/8="}),
-    ("POST /long/x", {"long_name": "x"}, {"long_name": "x"}),
+    ("POST /all/raw/-_8", {"raw": "+/8="}, {"raw": "-_8"}),
+    ("POST /long/x", {"long_name": "x"}, {"longName": "x"}),
+    ("POST /long/x", {"longName": None, "long_name": "x"}, {"longName": "x"}),
     ("POST /long/x", {"long_name": None}, {"longName": "x"}),
     ("POST /deep/x", {"inner": {"size": 3}}, {"inner": {"size": 3, "inner": {"id": "x"}}}),
     ("POST /deep/x", {"inner": {"inner": {"id": "x", "size": 1}}}, {"inner": {"inner": {"id": "x", "size": 1}}}),
@@ -203,7 +214,10 @@ AGREE = [
 @pytest.mark.parametrize(("line", "body", "tree"), AGREE)
 def test_a_path_and_a_body_that_agree_are_one_message(line, body, tree):
     before = repr(body)
-    assert asked(line, body) == tree
+    asked_tree = asked(line, body)
+    assert asked_tree == tree
+    kinds = {name: type(value) for name, value in tree.items()}
+    assert {name: type(value) for name, value in asked_tree.items()} == kinds, "the path's own spelling is kept"
     assert repr(body) == before, "the body is the caller's"
 
 
@@ -219,6 +233,19 @@ DISAGREE = [
     ("POST /all/real/1", {"real": 10**400}, "real", "disagree"),
     ("POST /u64/1", {"u64": True}, "u64", "disagree"),
     ("POST /u64/18446744073709551615", {"u64": 1.8446744073709552e19}, "u64", "disagree"),
+    ("POST /u64/9007199254740992", {"u64": "9007199254740993.0"}, "u64", "disagree"),
+    ("POST /u64/9007199254740992", {"u64": "9007199254740993e0"}, "u64", "disagree"),
+    ("POST /u64/9007199254740992", {"u64": "90071992547409929e-1"}, "u64", "disagree"),
+    ("POST /u64/1", {"u64": "1.0000000000000000001"}, "u64", "disagree"),
+    ("POST /u64/1", {"u64": "1e9999"}, "u64", "disagree"),
+    ("POST /u64/1", {"u64": "1e999999999"}, "u64", "disagree"),
+    ("POST /u64/0", {"u64": "1e-9999"}, "u64", "disagree"),
+    ("POST /u64/1", {"u64": "1" * 10**6 + ".0"}, "u64", "disagree"),
+    ("POST /u64/7", {"u64": "007"}, "u64", "disagree"),
+    ("POST /u64/7", {"u64": "NaN"}, "u64", "disagree"),
+    ("POST /all/colour/RED", {"colour": "1.0"}, "colour", "disagree"),
+    ("POST /all/raw/YWJj", {"raw": "YW Jj"}, "raw", "disagree"),
+    ("POST /long/x", {"longName": "x", "long_name": "x"}, "longName", "said twice"),
     ("POST /all/colour/RED", {"colour": "CRIMSON"}, "colour", "disagree"),
     ("POST /all/colour/RED", {"colour": 2}, "colour", "disagree"),
     ("POST /all/flag/true", {"flag": False}, "flag", "disagree"),
@@ -256,6 +283,54 @@ def test_a_field_from_two_places_that_disagree_is_refused(line, body, path, what
     assert what in wrong.value.what
 
 
+def stream_of(line):
+    """One request whose messages are asked one behind the other; `told` says what the module gets, in JSON."""
+    path, mark, query = line.encode().partition(b"?")
+    bound = ROUTES.match(b"POST", path)
+    rest = Rest(bound, mark + query, SCHEMA)
+    return rest, lambda body: json.loads(decode(rest.ask(body), bound.method.asks, SCHEMA.types, None))
+
+
+def test_the_messages_of_a_stream_have_what_path_and_query_say_and_nothing_of_one_another():
+    _, told = stream_of("/stream/x/y?tags=a&tags=b&i32=3&when=2024-05-17T10:00:00Z")
+    base = {"id": "y", "tags": ["a", "b"], "i32": 3, "when": "2024-05-17T10:00:00Z"}
+    alone = {**base, "inner": {"inner": {"id": "x"}}}
+    for _ in range(2):
+        assert told(b"") == alone
+        assert told(b'{"size": 1, "inner": {"size": 2}}') == {**base, "inner": {"size": 1, "inner": {"id": "x", "size": 2}}}
+        assert told(b'{"more": [{"id": "m"}], "inner": {"id": "x", "inner": {"id": "z"}}}') == {
+            **base, "inner": {"more": [{"id": "m"}], "inner": {"id": "x", "inner": {"id": "z"}}}
+        }  # fmt: skip
+        assert told(b"null") == alone
+        assert told(b"{}") == alone
+        for wrong in (b'{"inner": {"id": "other", "size": 9}}', b'{"size": 8, "inner": 7}', b"[]", b'{"size": 1, "nope": 1}'):
+            with pytest.raises(Unfit):
+                told(wrong)
+    _, told = stream_of("/stream/x")
+    for _ in range(2):
+        assert told(b'{"id": "q", "inner": {"size": 2}}') == {"id": "q", "inner": {"size": 2, "inner": {"id": "x"}}}
+        assert told(b'{"inner": {"inner": {"size": 1}}}') == {"inner": {"inner": {"id": "x", "size": 1}}}
+        assert told(b"") == {"inner": {"inner": {"id": "x"}}}
+
+
+def test_the_query_of_a_stream_is_read_once():
+    """A line of three octets would cost a query of 8 KiB each time."""
+    rest, told = stream_of("/lines?" + "&".join(["tags=a"] * MAX_PARAMETERS))
+    assert len(told(b"{}")["tags"]) == MAX_PARAMETERS
+    first = rest._said
+    assert len(told(b'{"id": "x"}')["tags"]) == MAX_PARAMETERS
+    assert rest._said is first
+    tree = first.ask({})
+    assert first.ask({"id": "x"})["tags"] is tree["tags"]
+
+
+def test_what_path_and_query_say_wrongly_is_refused_with_the_first_message():
+    rest, _ = stream_of("/lines?nope=1")
+    for _ in range(2):
+        with pytest.raises(Unfit, match="no such query parameter"):
+            rest.ask(b"{}")
+
+
 def test_a_body_may_be_a_list_or_a_message_that_is_no_object():
     assert asked("PUT /list?id=x", [{"id": "a"}]) == {"inners": [{"id": "a"}], "id": "x"}
     assert asked("POST /t.S/Text", "hello") == "hello"
@@ -275,6 +350,20 @@ def test_any_query_is_a_tree_or_unfit(query):
     except Unfit:
         return
     assert isinstance(tree, dict)
+
+
+@given(
+    st.integers(0, 2**64 - 1) | st.integers(-2, 2).map(lambda by: 2**53 + by),
+    st.integers(-2, 2),
+    st.sampled_from(["", ".0", "e0", "0e-1", ".00E+0"]),
+)
+def test_whole_numbers_are_compared_exactly_however_they_are_written(number, by, tail):
+    body = {"u64": f"{number + by}{tail}"}
+    if by:
+        with pytest.raises(Unfit, match="disagree"):
+            asked(f"POST /u64/{number}", body)
+    elif number or tail != "0e-1":  # `00e-1` is no number of JSON
+        assert asked(f"POST /u64/{number}", body) == {"u64": number}
 
 
 trees = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text("ab1", max_size=3), lambda t: st.lists(t, max_size=2) | st.dictionaries(st.sampled_from(["id", "inner", "u64", "colour", "raw", "x"]), t, max_size=3), max_leaves=6)  # fmt: skip

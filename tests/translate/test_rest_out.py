@@ -1,6 +1,7 @@
 """A gRPC request becomes a REST one that says the same."""
 
 import math
+import tracemalloc
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 import pytest
@@ -11,7 +12,7 @@ from rest_schemas import schema_of
 from flui.codecs.validate import canonical_path
 from flui.translate.rest import RestRoutes
 from flui.translate.rest_in import MAX_PARAMETERS, ask
-from flui.translate.rest_out import tell
+from flui.translate.rest_out import MAX_TARGET, tell
 from flui.translate.schema import Unfit
 from flui.translate.ways import ABSENT
 
@@ -111,7 +112,15 @@ BAD = [
     ("Query", {"real": 10**400}, "real", "greater than any number"),
     ("Query", {"id": "\ud800"}, "id", "no Unicode"),
     ("Query", {"id": "x" * 8192}, "", "too long for a URL"),
+    ("Query", {"id": "x" * (MAX_TARGET + 1)}, "id", "too long for a URL"),
+    ("Query", {"id": "é" * (MAX_TARGET // 6)}, "", "too long for a URL"),
+    ("Query", {"tags": ["x" * 400] * 21}, "", "too long for a URL"),
     ("Query", {"tags": ["x"] * (MAX_PARAMETERS + 1)}, "", "too long for a URL"),
+    ("Query", {"tags": ["x"] * MAX_PARAMETERS, "id": "x"}, "", "too long for a URL"),
+    ("Deep", {"id": "x" * (MAX_TARGET + 1)}, "id", "too long for a URL"),
+    ("Whole", {"inner": {"id": "x" * (MAX_TARGET + 1)}, "longName": "y"}, "inner.id", "too long for a URL"),
+    ("Whole", {"inner": {"id": "x" * MAX_TARGET}, "longName": "y"}, "", "too long for a URL"),
+    ("Part", {"inner": {"id": "x" * MAX_TARGET}}, "", "too long for a URL"),
     ("Query", [], "", "must be an object"),
     ("Whole", {"inner": {"id": "x"}}, "longName", "cannot stand in the path"),
     ("Whole", {"inner": {"id": ".."}, "longName": "y"}, "inner.id", "cannot stand in the path"),
@@ -127,6 +136,34 @@ def test_what_no_rule_can_say_is_refused_and_never_left_out(name, tree, path, wh
     with pytest.raises(Unfit) as wrong:
         told(name, tree)
     assert (wrong.value.path, what in wrong.value.what) == (path, True), wrong.value
+
+
+LONG = [
+    ("Whole", {"inner": {"id": " " * 2**20}, "longName": "y"}),
+    ("Deep", {"id": " " * 2**20}),
+    ("Query", {"id": " " * 2**20}),
+    ("Query", {"inner": {"id": " " * 2**20}}),
+    ("Query", {"tags": [" " * 2**10] * 2**10}),
+    ("Query", {"numbers": [1] * 2**18}),
+]
+
+
+@pytest.mark.parametrize(("name", "tree"), LONG)
+def test_what_is_too_long_for_a_url_is_refused_before_it_is_encoded(name, tree):
+    """Threat C12: a name of some MiB would cost seconds and hundreds of MiB."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unfit, match="too long for a URL"):
+            told(name, tree)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2**18
+
+
+def test_a_query_of_just_the_limit_is_said():
+    request = told("Query", {"id": "x" * (MAX_TARGET - len("/query?id="))})
+    assert len(request.path) + len(request.query) == MAX_TARGET
 
 
 def test_the_field_that_the_answer_is_in_is_told():

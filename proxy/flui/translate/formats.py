@@ -67,19 +67,24 @@ class Json(Format):
 
 
 class Rest(Format):
-    """Messages in JSON, of which path and query say a part."""
+    """The messages of one request in JSON, of which its path and query say a part."""
 
-    __slots__ = ("_bound", "_query", "_schema")
+    __slots__ = ("_bound", "_query", "_said", "_schema")
 
     def __init__(self, bound: Bound, query: bytes, schema: Schema) -> None:
         super().__init__(opaque=False)
         self._bound = bound
         self._query = query
+        self._said: rest_in.Said | None = None
+        """What path and query say, from the first message on: a stream may have any number of them."""
         self._schema = schema
 
     def ask(self, payload: bytes) -> bytes:
         """The message that a request says; an empty body says nothing."""
-        tree = rest_in.ask(self._bound, self._query, parse(payload) if payload else ABSENT)
+        said = self._said
+        if said is None:
+            said = self._said = rest_in.said(self._bound, self._query)
+        tree = said.ask(parse(payload) if payload else ABSENT)
         return encode(tree, self._bound.method.asks, self._schema.types)
 
     def tell(self, payload: bytes) -> bytes:

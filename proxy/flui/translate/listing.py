@@ -15,6 +15,8 @@ from flui.translate.ways import ABSENT, Place, Way
 
 _DEEP: Final = 3
 """Messages within messages that an example has."""
+MAX_SHOWN: Final = 500
+"""Fields that are looked at for an example: messages of many messages grow with the power of `_DEEP`."""
 _JSON: Final = "-H 'content-type: application/json'"
 _NDJSON: Final = "-H 'content-type: application/x-ndjson'"
 _EXAMPLES: Final[dict[str, object]] = {
@@ -74,8 +76,24 @@ def curl_lines(routes: RestRoutes, method: Method, host: str) -> list[dict[str, 
     return lines
 
 
-def example(message: MessageType, depth: int = 1) -> object:
-    """A tree that fits a message: every field said, one member of each oneof, a message within itself left out."""
+def example(message: MessageType) -> object:
+    """A tree that fits a message: every field said, one member of each oneof, a message within itself left out.
+
+    Of a message of very many fields, `MAX_SHOWN` of them are gone through, from the first on, with those within them.
+    """
+    return _example(message, 1, _Room(MAX_SHOWN))
+
+
+class _Room:
+    """How many fields may still be looked at."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+
+def _example(message: MessageType, depth: int, room: _Room) -> object:
     if message.well_known:
         if message.well_known in _EXAMPLES:
             return _EXAMPLES[message.well_known]
@@ -83,6 +101,9 @@ def example(message: MessageType, depth: int = 1) -> object:
     tree: dict[str, object] = {}
     oneofs: set[str] = set()
     for field in message.fields:
+        if not room.left:
+            break
+        room.left -= 1
         inner = field.message
         if field.oneof in oneofs or (inner is not None and not inner.well_known and not field.is_map and depth >= _DEEP):
             continue
@@ -96,9 +117,9 @@ def example(message: MessageType, depth: int = 1) -> object:
             if value.message is message or (value.message is not None and depth >= _DEEP):
                 continue
             key = inner.by_number[1]
-            tree[field.json_name] = {"key" if key.kind == Kind.STRING else _text(_scalar(key)): _value(value, depth)}
+            tree[field.json_name] = {"key" if key.kind == Kind.STRING else _text(_scalar(key)): _value(value, depth, room)}
         else:
-            one = _value(field, depth)
+            one = _value(field, depth, room)
             tree[field.json_name] = [one] if field.repeated else one
     return tree
 
@@ -114,8 +135,8 @@ def _route(way: Way) -> dict[str, object]:
     }
 
 
-def _value(field: FieldType, depth: int) -> object:
-    return _scalar(field) if field.message is None else example(field.message, depth + 1)
+def _value(field: FieldType, depth: int, room: _Room) -> object:
+    return _scalar(field) if field.message is None else _example(field.message, depth + 1, room)
 
 
 def _scalar(field: FieldType) -> object:

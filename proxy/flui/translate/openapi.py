@@ -6,7 +6,8 @@ What it says, and what OpenAPI leaves no words for:
 - A variable of several segments (`{name=shelves/*}`) is written as the segments it has, each free one a parameter of its own, as
   OpenAPI takes no slash within one.
 - HTTP methods that OpenAPI does not know stand under `x-custom-methods` of their path; `*` is shown as POST.
-- Query parameters of nested messages are listed down to `MAX_NESTED` names and `MAX_LISTED` in all; deeper ones are served too.
+- Query parameters of nested messages are listed down to `MAX_NESTED` names and `MAX_LISTED` in all, of the first `MAX_VISITED`
+  fields; the others are served too.
 - int64 and uint64 are strings, as ProtoJSON writes them; numbers are read, too. A stream is a text of many messages.
 """
 
@@ -23,6 +24,8 @@ Object = dict[str, object]
 
 MAX_NESTED: Final = 5
 MAX_LISTED: Final = 200
+MAX_VISITED: Final = 2000
+"""Fields that are looked at for the query of one rule: what no query can hold is not listed, but is gone through."""
 
 STREAMS: Final = ("application/x-ndjson", "text/event-stream")
 """What a stream of answers can be asked as."""
@@ -174,7 +177,7 @@ def _operation(way: Way, path: _Path, name: str, parts: _Parts, key: str) -> Obj
     method = way.method
     parameters: list[Object] = _path_parameters(way, path, parts, key)
     if not way.whole:
-        _query_parameters(way, method.asks, "", "", 1, parts, parameters, [])
+        _query_parameters(way, method.asks, "", "", 1, parts, parameters, [], MAX_VISITED)
     operation: Object = {"operationId": name, "tags": [method.service], "parameters": parameters}
     if way.whole or way.body is not None:
         shape = parts.message(method.asks) if way.body is None else parts.field(way.body)
@@ -213,21 +216,27 @@ def _path_parameters(way: Way, path: _Path, parts: _Parts, key: str) -> list[Obj
 
 
 def _query_parameters(
-    way: Way, message: MessageType, prefix: str, path: str, depth: int, parts: _Parts, out: list[Object], inside: list[str]
-) -> None:
-    """What is neither in the path nor the body, under the names of the proto file."""
+    way: Way, message: MessageType, prefix: str, path: str, depth: int, parts: _Parts, out: list[Object], inside: list[str], left: int
+) -> int:
+    """What is neither in the path nor the body, under the names of the proto file.
+
+    `left` fields may still be looked at; how many may be after this is returned.
+    """
     for field in message.fields:
+        if left <= 0 or len(out) >= MAX_LISTED:
+            return 0
+        left -= 1
         where = f"{path}.{field.json_name}" if path else field.json_name
         if (depth == 1 and field is way.body) or any(place.path == where for place in way.places):
             continue
-        if len(out) >= MAX_LISTED:
-            return
         if kind_of(field) and not (field.repeated and field.message is not None):
             out.append({"name": prefix + field.name, "in": "query", "schema": parts.field(field)})
         elif field.message is not None and not field.repeated and not field.message.well_known:
             inner = field.message
             if depth < MAX_NESTED and inner.name not in inside and inner is not message:
-                _query_parameters(way, inner, f"{prefix}{field.name}.", where, depth + 1, parts, out, [*inside, message.name])
+                below = [*inside, message.name]
+                left = _query_parameters(way, inner, f"{prefix}{field.name}.", where, depth + 1, parts, out, below, left)
+    return left
 
 
 def _operation_names(schema: Schema) -> dict[bytes, str]:

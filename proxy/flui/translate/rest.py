@@ -86,7 +86,9 @@ class RestRoutes:
         for method in schema.methods.values():
             # Behind what is annotated: whoever annotates such a path means it.
             way = default_way(method)
-            self._exact.setdefault(method.path, {}).setdefault(way.verb, way)
+            table = self._exact.setdefault(method.path, {})
+            if _EVERY not in table:
+                table.setdefault(way.verb, way)
             self._ways[method.path] += (way,)
         self.mistakes: tuple[str, ...] = tuple(mistakes)
         """Rules that cannot be served, or never are, a sentence each; the others are served."""

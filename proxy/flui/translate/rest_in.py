@@ -24,51 +24,86 @@ MAX_DEPTH: Final = 64
 _SHOWN: Final = 80
 
 
-def ask(bound: Bound, query: bytes, body: object) -> object:
-    """The tree of a request, for `json_in` to encode as `bound.method.asks`.
+class Said:
+    """What path and query say, which every message of a request has; read once."""
 
-    Of a stream of requests each message is asked so, and each has what path and query say.
+    __slots__ = ("_tree", "_way", "_within")
+
+    def __init__(self, way: Way, tree: dict[str, object], within: list[tuple[Place, object]]) -> None:
+        self._way = way
+        self._tree = tree
+        """By JSON names; never changed, nor is what is in it."""
+        self._within = within
+        """Variables that a body may say, too, and their values."""
+
+    def ask(self, body: object) -> object:
+        """The tree of a message, for `json_in` to encode as the request of the method.
+
+        Args:
+            body: its tree, never changed; `ABSENT`: there was none.
+
+        Returns:
+            An object by JSON names (those of the body as they were said), which may hold what other messages of this request
+            hold and is not to be changed; another tree only where the whole body is a message whose JSON is no object, such
+            as a `StringValue`.
+
+        Raises:
+            Unfit: something is said twice, or there is a body where none may be.
+        """
+        way = self._way
+        if body is ABSENT:
+            if way.whole and way.method.asks.well_known not in {"", "Empty", "Struct"}:
+                raise Unfit("", "a body is missing; write the message as JSON")
+            return self._tree
+        tree: dict[str, object]
+        if way.whole:
+            if not way.places:
+                return body
+            if not isinstance(body, dict):
+                raise Unfit("", "the body must be an object")
+            tree = dict(body)
+        elif way.body is None:
+            raise Unfit("", "there is a body, but this route has none; say its fields in the query")
+        else:
+            tree = dict(self._tree)
+            tree[way.body.json_name] = body
+        for place, value in self._within:
+            _place(tree, place, value)
+        return tree
+
+
+def said(bound: Bound, query: bytes) -> Said:
+    """Reads what the path and the query of a request say.
 
     Args:
         bound: what `RestRoutes.match` gave.
         query: as it came, with or without its `?`.
-        body: tree of the body, never changed; `ABSENT`: there was none.
-
-    Returns:
-        An object by JSON names (those of the body as they were said); another tree only where the whole body is a message
-        whose JSON is no object, such as a `StringValue`.
 
     Raises:
         Unfit: something is said twice, of the wrong type, or is no field of the message.
     """
     way = bound.way
     tree: dict[str, object] = {}
-    if way.whole:
-        if body is ABSENT:
-            if way.method.asks.well_known not in {"", "Empty", "Struct"}:
-                raise Unfit("", "a body is missing; write the message as JSON")
-        elif isinstance(body, dict):
-            tree = dict(body) if way.places else body
-        elif way.places:
-            raise Unfit("", "the body must be an object")
-        else:
-            _no_parameters(query)
-            return body
-    elif body is not ABSENT:
-        if way.body is None:
-            raise Unfit("", "there is a body, but this route has none; say its fields in the query")
-        tree[way.body.json_name] = body
+    within: list[tuple[Place, object]] = []
     for at, place in enumerate(way.places):
         text = captured(bound.captures[at], several=place.variable.several)
         if text is None:
             raise Unfit(place.path, "is no UTF-8 in the path")
-        _place(tree, place, value_of(place.chain[-1], text, place.path))
+        value = value_of(place.chain[-1], text, place.path)
+        _place(tree, place, value)
+        if way.whole or place.chain[0] is way.body:
+            within.append((place, value))
     if len(query) > 1:
         if way.whole:
             _no_parameters(query)
         else:
             _parameters(tree, way, query)
-    return tree
+    return Said(way, tree, within)
+
+
+def ask(bound: Bound, query: bytes, body: object) -> object:
+    """The tree of a request of one message: `said`, and `Said.ask` of its body."""
+    return said(bound, query).ask(body)
 
 
 def _no_parameters(query: bytes) -> None:
@@ -96,16 +131,16 @@ def _place(tree: dict[str, object], place: Place, value: object) -> None:
     field = place.chain[last]
     said = False
     for name in (field.json_name, field.name):
-        found = inside.get(name)
+        found = inside.pop(name, None)
         if found is None:
-            if name != field.json_name and name in inside:
-                del inside[name]
             continue
         if not is_same(field, found, value):
             raise Unfit(place.path, "the path and the body disagree; say it in the path alone")
+        if said:
+            raise Unfit(place.path, "is said twice in the body")
         said = True
-    if not said:
-        inside[field.json_name] = value
+    # In the path's spelling, which policy and route were found by, whatever else counts as the same.
+    inside[field.json_name] = value
 
 
 def _parameters(tree: dict[str, object], way: Way, query: bytes) -> None:

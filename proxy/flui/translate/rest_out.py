@@ -20,6 +20,8 @@ from flui.translate.ways import ABSENT, Place, Way
 MAX_TARGET: Final = 8192
 """Octets of path and query: what servers take (RFC 9110 4.1 asks for 8000)."""
 
+_TOO_LONG: Final = f"is too long for a URL: {MAX_PARAMETERS} parameters and {MAX_TARGET} octets are the limit"
+
 
 class Told:
     """A REST request."""
@@ -83,6 +85,8 @@ def tell_by(way: Way, tree: object, *, implied: bool = True) -> Told:
         raise Unfit("", "the message must be an object")
     rest: dict[str, object] = dict(tree)
     path = _path(way, [_taken(rest, place, implied=implied) for place in way.places])
+    if len(path) > MAX_TARGET:
+        raise Unfit("", _TOO_LONG)
     if way.whole:
         return Told(way, verb, path, b"", rest)
     body: object = ABSENT
@@ -90,13 +94,43 @@ def tell_by(way: Way, tree: object, *, implied: bool = True) -> Told:
         for name in (way.body.json_name, way.body.name):
             if name in rest:
                 body = rest.pop(name)
-    pairs: list[str] = []
+    pairs = _Pairs(MAX_TARGET - len(path))
     if rest:
         _flatten(way.method.asks, rest, "", "", 1, pairs, gone=frozenset(place.path for place in way.places))
-    query = ("?" + "&".join(pairs)).encode() if pairs else b""
-    if len(pairs) > MAX_PARAMETERS or len(path) + len(query) > MAX_TARGET:
-        raise Unfit("", f"is too long for a URL: {MAX_PARAMETERS} parameters and {MAX_TARGET} octets are the limit")
-    return Told(way, verb, path, query, body)
+    return Told(way, verb, path, pairs.query(), body)
+
+
+class _Pairs:
+    """The parameters of a query, as many as a URL takes."""
+
+    __slots__ = ("_room", "_said")
+
+    def __init__(self, room: int) -> None:
+        self._said: list[str] = []
+        self._room = room
+        """Octets that are left, its `?` included."""
+
+    def add(self, name: str, field: FieldType, value: object, where: str) -> None:
+        """One more; refused before it is encoded when its plain text is too long, as no encoding is shorter."""
+        if len(self._said) >= MAX_PARAMETERS:
+            raise Unfit("", _TOO_LONG)
+        text = text_of(field, value, where)
+        if len(text) > MAX_TARGET:
+            raise Unfit(where, _TOO_LONG)
+        if len(name) + len(text) + 2 > self._room:
+            raise Unfit("", _TOO_LONG)
+        try:
+            pair = f"{name}={quote(text, safe='')}"
+        except UnicodeEncodeError:
+            raise Unfit(where, "is no Unicode text") from None
+        self._room -= len(pair) + 1
+        if self._room < 0:
+            raise Unfit("", _TOO_LONG)
+        self._said.append(pair)
+
+    def query(self) -> bytes:
+        """Empty, or `?` and what was said."""
+        return ("?" + "&".join(self._said)).encode() if self._said else b""
 
 
 def _path(way: Way, values: list[str]) -> bytes:
@@ -127,7 +161,11 @@ def _taken(rest: dict[str, object], place: Place, *, implied: bool) -> str:
             inside = fresh
         elif value is not None:
             del inside[name]
-            return text_of(field, value, place.path)
+            text = text_of(field, value, place.path)
+            if len(text) > MAX_TARGET:
+                # Before anything is encoded: no encoding is shorter.
+                raise Unfit(place.path, _TOO_LONG)
+            return text
         elif implied and not field.presence:
             return _default(field)
     raise Unfit(place.path, "is missing, and the path needs it")
@@ -143,7 +181,7 @@ def _default(field: FieldType) -> str:
 
 
 def _flatten(
-    message: MessageType, tree: dict[str, object], path: str, prefix: str, depth: int, pairs: list[str], gone: frozenset[str]
+    message: MessageType, tree: dict[str, object], path: str, prefix: str, depth: int, pairs: _Pairs, gone: frozenset[str]
 ) -> None:
     """Writes the fields of a tree as query parameters; `gone` are those that the path has."""
     if depth > MAX_DEPTH:
@@ -164,9 +202,9 @@ def _flatten(
             if field.message is not None or isinstance(value, dict):
                 raise Unfit(where, "a map or a list of messages cannot stand in a query")
             for at, each in enumerate(value):
-                pairs.append(_pair(name, field, each, f"{where}[{at}]"))
+                pairs.add(name, field, each, f"{where}[{at}]")
         elif kind_of(field):
-            pairs.append(_pair(name, field, value, where))
+            pairs.add(name, field, value, where)
         elif field.message is None or field.message.well_known:
             raise Unfit(where, "its value cannot stand in a query")
         elif not isinstance(value, dict):
@@ -176,10 +214,3 @@ def _flatten(
         elif not any(each.startswith(f"{where}.") for each in gone):
             # Whether it is there can be what the message says; a query cannot say it.
             raise Unfit(where, "is there but empty, which no query can say")
-
-
-def _pair(name: str, field: FieldType, value: object, where: str) -> str:
-    try:
-        return f"{name}={quote(text_of(field, value, where), safe='')}"
-    except UnicodeEncodeError:
-        raise Unfit(where, "is no Unicode text") from None

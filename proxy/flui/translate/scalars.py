@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from base64 import urlsafe_b64decode
 from binascii import Error
+from decimal import Decimal
 from typing import Final
 
 from flui.translate.schema import EnumType, FieldType, Kind, Unfit
@@ -33,6 +34,8 @@ _KINDS: Final[dict[str, int]] = {
 
 _INF: Final = float("inf")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,4})?")
+_JSON_NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]{0,399})(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,4})?")
+"""RFC 8259 6, as far as any number of ours goes: a `Decimal` of it costs little."""
 _NO_NUMBERS: Final = frozenset(("NaN", "Infinity", "-Infinity"))
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")
 
@@ -124,12 +127,16 @@ def text_of(field: FieldType, value: object, path: str) -> str:
 
 
 def is_same(field: FieldType, one: object, other: object) -> bool:
-    """Whether two values of a JSON tree, either perhaps not one of the field, say the same."""
+    """Whether two values of a JSON tree, either perhaps not one of the field, say the same.
+
+    Whole numbers are compared exactly, however they are written. What ProtoJSON does not read as the field's type is like
+    nothing.
+    """
     kind = kind_of(field)
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if kind in RANGES or kind in {Kind.ENUM, Kind.DOUBLE, Kind.FLOAT}:
-        first, second = _number_of(field, one), _number_of(field, other)
+        first, second = _number_of(field, kind, one), _number_of(field, kind, other)
         return first is not None and first == second
     if not isinstance(one, str) or not isinstance(other, str):
         return False
@@ -170,23 +177,29 @@ def _enum_value(enum: EnumType, text: str, path: str) -> object:
     return number
 
 
-def _number_of(field: FieldType, value: object) -> object:
+def _number_of(field: FieldType, kind: int, value: object) -> object:
     """What a value says as a number: `NaN` is the text itself, as it is like itself here."""
     if isinstance(value, str):
         if field.enum is not None and value in field.enum.numbers:
             return field.enum.numbers[value]
         if value in _NO_NUMBERS:
             return value
+        if not _JSON_NUMBER.fullmatch(value):
+            return None
         whole = _whole(value)
         if whole is not None:
             return whole
-        return float(value) if _NUMBER.fullmatch(value) else None
+        if kind in RANGES:
+            return Decimal(value)  # a float is not exact from 2**53 on
+        return None if kind == Kind.ENUM else float(value)
     if isinstance(value, (int, float)):
         return value
     return None
 
 
 def _octets(text: str) -> bytes | None:
+    if not _BASE64.fullmatch(text):
+        return None
     plain = text.replace("+", "-").replace("/", "_").rstrip("=")
     try:
         return urlsafe_b64decode(plain + "=" * (-len(plain) % 4))
