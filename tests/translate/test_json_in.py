@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 
 import pytest
 from google.protobuf import json_format
@@ -142,6 +143,33 @@ def test_strings_that_do_not_end_are_passed_over_once():
         with pytest.raises(Unfit):
             parse(text)
         assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('{"a": 1, "a": 2}', "a"),
+        ('[[0, {"x": 1, "x": 1}]]', "[0][1].x"),
+        ('{"a": {"b": [1, {"c": 1, "c": 2}]}}', "a.b[1].c"),
+        ('{"a": [{"c": {}}, {"d": {"e": 0, "": 1, "e": 2}}]}', "a[1].d.e"),
+    ],
+)
+def test_a_key_that_is_said_twice_is_told_with_its_path(text, path):
+    with pytest.raises(Unfit, match="it is said twice") as caught:
+        parse(text.encode())
+    assert caught.value.path == path
+
+
+def test_where_a_key_is_said_twice_costs_no_more_than_the_text():
+    """Threat C12: a long key above very many values, and the repeated one behind them."""
+    text = f'{{"{"k" * 200_000}": [{"0," * 5_000}{{"a": 1, "a": 1}}]}}'.encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unfit, match="it is said twice"):
+            parse(text)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
