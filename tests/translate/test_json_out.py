@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from flui.translate.json_out import Malformed, decode
 from flui.translate.limits import MAX_DEPTH
+from flui.translate.schema import FieldType, Kind, MessageType
 from flui.translate.wire import varint
 from support.schemas import class_of, oracle_out, schema
 
@@ -88,6 +89,14 @@ def test_nesting_is_bounded():
         boxed = any_pb2.Any(type_url="x/google.protobuf.Any", value=boxed).SerializeToString()
     with pytest.raises(Malformed, match="nested"):
         said(boxed, "google.protobuf.Any")
+
+
+def test_a_value_that_holds_itself_is_nested():
+    """No descriptor leads to such a plan, and if one did, octets of a module must not end the process."""
+    plan = MessageType("google.protobuf.Value")
+    plan.seal((FieldType("struct_value", "structValue", 5, Kind.MESSAGE, presence=True, oneof="kind", message=plan),))
+    with pytest.raises(Malformed, match="nested"):
+        decode(nested(b"\x2a", 200), plan, {})
 
 
 def test_a_text_is_at_most_as_long_as_the_caller_says():

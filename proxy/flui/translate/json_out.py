@@ -352,7 +352,8 @@ class _Walk:
                     raise Malformed("a number of a Value is not finite")
             else:
                 start, at = read_length(payload, at, end)
-                text = self.message(payload, start, at, field.message, depth)
+                # What a Value holds is on its own level; one within itself, which only a lie tells of, would have no end.
+                text = self.message(payload, start, at, field.message, depth + 1 if field.message is message else depth)
         if at != end:
             raise Malformed("a field ends beyond its message")
         return text or "null"
