@@ -210,6 +210,18 @@ def test_known_messages_as_they_are_published_are_taken():
     assert made.types["google.protobuf.Struct"].by_number[1].is_map
 
 
+@pytest.mark.parametrize("at", ["file", "method"])
+def test_options_that_lack_a_part_change_nothing(at):
+    """An uninterpreted option whose name lacks what proto2 requires."""
+    method = {"name": "Do", "inputType": ".a.M", "outputType": ".a.M"}
+    proto = descriptor_pb2.FileDescriptorProto.FromString(file(messageType=[{"name": "M"}], service=[{"name": "S", "method": [method]}]))
+    options = proto.options if at == "file" else proto.service[0].method[0].options
+    options.uninterpreted_option.add().name.add()
+    octets = proto.SerializePartialToString()
+    assert list(schema_of([octets], "x").methods) == [b"/a.S/Do"]
+    assert files_of_set(b"\x0a" + varint(len(octets)) + octets) == [octets]
+
+
 def test_a_bad_annotation_names_its_method():
     method = {"name": "Do", "inputType": ".a.M", "outputType": ".a.M"}
     proto = descriptor_pb2.FileDescriptorProto.FromString(file(messageType=[{"name": "M"}], service=[{"name": "S", "method": [method]}]))

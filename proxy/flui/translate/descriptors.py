@@ -98,7 +98,7 @@ def files_of_set(octets: bytes) -> list[bytes]:
         raise DescriptorError("it is no descriptor set (protoc writes one with --include_imports --descriptor_set_out)") from None
     if not files:
         raise DescriptorError("the descriptor set holds no file")
-    return [file.SerializeToString(deterministic=True) for file in files]
+    return [file.SerializePartialToString(deterministic=True) for file in files]
 
 
 def schema_of(files: Sequence[bytes], origin: str, services: Collection[str] | None = None) -> Schema:
@@ -158,7 +158,7 @@ def _given(files: Sequence[bytes]) -> dict[str, FileDescriptorProto]:
 def _version(given: Mapping[str, FileDescriptorProto]) -> str:
     digest = hashlib.sha256()
     for name in sorted(given):
-        octets = given[name].SerializeToString(deterministic=True)
+        octets = given[name].SerializePartialToString(deterministic=True)
         digest.update(f"{len(octets)} ".encode())
         digest.update(octets)
     return digest.hexdigest()[:16]
@@ -204,7 +204,7 @@ class _Adder:
                 todo += waits
                 continue
             try:
-                self._pool.AddSerializedFile(proto.SerializeToString())
+                self._pool.AddSerializedFile(proto.SerializePartialToString())
             except TypeError as e:
                 raise DescriptorError(f"{top} does not fit the others: {_reason(e)}") from None
             self._done[top] = True
@@ -352,7 +352,7 @@ def _methods(pool: DescriptorPool, full: str, service: ServiceDescriptorProto, t
 
 def _method(full: str, proto: MethodDescriptorProto, asks: MessageType, tells: MessageType) -> Method:
     try:
-        rules = rules_of(proto.options.SerializeToString())
+        rules = rules_of(proto.options.SerializePartialToString())
     except Malformed as e:
         raise DescriptorError(f"{full}.{proto.name}: google.api.http: {e}") from None
     return Method(
