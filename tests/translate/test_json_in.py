@@ -160,6 +160,18 @@ def test_a_key_that_is_said_twice_is_told_with_its_path(text, path):
     assert caught.value.path == path
 
 
+def test_a_refusal_is_short_whatever_the_text():
+    long = "k" * 100_000
+    for text in (f'{{"{long}": 1}}', f'{{"{long}": 1, "{long}": 2}}', f'{{"struct": {{"{long}": {{"end": "\\ud800"}}}}}}'):
+        refused = refusal(text)
+        assert len(refused.path) <= 200
+        assert len(str(refused)) < 300
+    assert refused.path.startswith("struct.kkk")
+    assert refused.path.endswith("kkk.end")
+    assert refusal(f'{{"{"k" * 200}": 1}}').path == "k" * 200
+    assert refusal(f'{{"{"a" * 150}{"b" * 51}": 1}}').path == "a" * 120 + " … " + "a" * 9 + "b" * 51
+
+
 def test_where_a_key_is_said_twice_costs_no_more_than_the_text():
     """Threat C12: a long key above very many values, and the repeated one behind them."""
     text = f'{{"{"k" * 200_000}": [{"0," * 5_000}{{"a": 1, "a": 1}}]}}'.encode()
