@@ -92,6 +92,7 @@ def bounds():
             "413, RESOURCE_EXHAUSTED",
         ),
         ("objects, lists and messages within one another", str(limits.MAX_DEPTH), "400"),
+        ("groups of proto2 within one another, where the schema has them", str(limits.MAX_GROUPS), "400"),
         ("values of a JSON text", f"{limits.MAX_NODES:,}", "400"),
         (
             "what a compressed message expands to",

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from itertools import pairwise
 
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
-from flui.runtime import apiwatch, views
+from flui.runtime import apifile, apiwatch, views
 from flui.runtime.admin import Query
 from flui.telemetry.families import API_METHODS, API_REFRESHES
+from flui.translate.descriptors import files_of_set
 from support.h2module import H2Module
 from support.mesh import Mesh, until
 from support.pki import replace
-from support.reflected import Reflected, descriptor_set, stock
+from support.reflected import Reflected, descriptor_set, stock, unreadable
 
 FRESH_S = 5.0
 """Issue 6: a module replaced by a version with a changed proto is served by its new shape within 5 s."""
@@ -263,6 +265,113 @@ def test_a_descriptor_set_that_is_missing_keeps_the_sidecar_from_being_ready(tmp
         assert "shop.binpb: cannot be read (No such file or directory); make it with `protoc" in why
         replace(file.parent / "shop.binpb", descriptor_set(stock("Reserve")))
         await until(lambda: ready(stock_)[0] == 200, "it is there", FRESH_S)
+
+    mesh.run(story())
+
+
+UNREADABLE = "descriptors do not hold together (UnicodeDecodeError)"
+
+
+def test_a_set_with_a_name_that_is_no_text_is_refused_at_the_start_and_later(tmp_path):
+    mesh = Mesh(tmp_path)
+
+    async def story():
+        backend = await mesh.backend()
+        file = mesh.prepare("stock", app=config(backend.address, "shop.binpb"))
+        described = file.parent / "shop.binpb"
+        described.write_bytes(unreadable("Reserve"))
+        stock_ = await mesh.start(file)
+        status, page = ready(stock_)
+        assert (status, f"shop.binpb: {UNREADABLE}; make it with `protoc" in page["api"]) == (503, True)
+        replace(described, descriptor_set(stock("Release")))
+        await until(lambda: methods(stock_) == ["/shop.Stock/Release"], "it is taken up", FRESH_S)
+        replace(described, unreadable("Reserve", "Release"))
+        await until(lambda: len(stock_.said("api refused")) == 2, "it is refused", FRESH_S)
+        assert methods(stock_) == ["/shop.Stock/Release"]
+        assert UNREADABLE in ready(stock_)[1]["api"]
+        assert not stock_.said("chore failed")
+        replace(described, descriptor_set(stock("Reserve")))
+        await until(lambda: methods(stock_) == ["/shop.Stock/Reserve"], "it is taken up", FRESH_S)
+
+    mesh.run(story())
+
+
+def test_a_module_that_tells_a_name_that_is_no_text_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(apiwatch, "REFRESH_S", 0.1)
+    mesh = Mesh(tmp_path)
+
+    def told(requests):
+        for request in requests:
+            answer = reflection_pb2.ServerReflectionResponse()
+            if request.HasField("list_services"):
+                answer.list_services_response.service.add(name="shop.Stock")
+            else:
+                answer.file_descriptor_response.file_descriptor_proto.extend(files_of_set(unreadable("Reserve")))
+            yield answer
+
+    async def story():
+        with Reflected(stock("Reserve"), answers=told) as module:
+            stock_ = await side(mesh, module.address)
+            await until(lambda: results(stock_).get("refused", 0) >= 2, "it is asked again")
+            (line,) = stock_.said("api refused")
+            assert UNREADABLE in line["why"]
+            assert UNREADABLE in ready(stock_)[1]["api"]
+            assert not stock_.said("chore failed")
+
+    mesh.run(story())
+
+
+@pytest.mark.parametrize("source", ["", "shop.binpb"])
+def test_what_nobody_foresaw_is_told_and_the_same_is_not_read_again(tmp_path, monkeypatch, source):
+    mesh = Mesh(tmp_path)
+    tries = []
+
+    def breaks(*_):
+        tries.append(time.monotonic())
+        raise LookupError("nobody foresaw it")
+
+    monkeypatch.setattr(apifile, "understood", breaks)
+    monkeypatch.setattr(apiwatch, "FAILED_S", 0.1)
+    monkeypatch.setattr(apiwatch, "REFRESH_S", 0.1)
+
+    async def story(module):
+        file = mesh.prepare("stock", app=config(module.address, source))
+        (file.parent / "shop.binpb").write_bytes(descriptor_set(stock("Reserve")))
+        stock_ = await mesh.start(file)
+        await until(lambda: stock_.said("api not known"), "it is told")
+        why = "what the module serves cannot be read (LookupError: nobody foresaw it)"
+        await until(lambda: ready(stock_)[1]["api"] == why, "it is shown")
+        assert results(stock_)["failed"] >= 1
+        assert [line["why"] for line in stock_.said("api not known")] == [why]
+        if not source:
+            await until(lambda: results(stock_).get("refused", 0) >= 2, "it is asked again")
+            assert ready(stock_)[1]["api"] == why
+        assert len(stock_.said("chore failed")) == len(tries) == 1
+        assert methods(stock_) == []
+
+    with Reflected(stock("Reserve")) as module:
+        mesh.run(story(module))
+
+
+def test_what_nobody_foresaw_is_tried_more_and_more_rarely(tmp_path, monkeypatch):
+    mesh = Mesh(tmp_path)
+    tries = []
+
+    async def breaks(*_):
+        tries.append(time.monotonic())
+        raise LookupError("nobody foresaw it")
+
+    monkeypatch.setattr(apiwatch, "connect", breaks)
+    monkeypatch.setattr(apiwatch, "FAILED_S", 0.05)
+
+    async def story():
+        backend = await mesh.backend()
+        stock_ = await side(mesh, backend.address)
+        await until(lambda: len(tries) >= 4, "it is tried again")
+        gaps = [after - before for before, after in pairwise(tries)]
+        assert [gap >= 0.049 * 2**n for n, gap in enumerate(gaps[:3])] == [True] * 3, gaps
+        assert results(stock_)["failed"] >= 3
+        assert len(stock_.said("api not known")) == 1
 
     mesh.run(story())
 

@@ -64,6 +64,13 @@ def stock(*methods: str, fields: Sequence[str] = ("item",), annotated: bool = Fa
     return [*(imported() if annotated else ()), item, made]
 
 
+def unreadable(*methods: str) -> bytes:
+    """A set like `stock`'s, but a `json_name` in it is no UTF-8."""
+    files = stock(*methods)
+    files[0].message_type[0].field[0].json_name = "UNREADABLE"
+    return descriptor_set(files).replace(b"UNREADABLE", b"UNREADABL\xff")
+
+
 def descriptor_set(files: Sequence[File]) -> bytes:
     """As `protoc --include_imports --descriptor_set_out` writes it."""
     return descriptor_pb2.FileDescriptorSet(file=files).SerializeToString()

@@ -4,9 +4,10 @@ import asyncio
 import random
 
 import pytest
-from google.protobuf import descriptor_pb2, json_format
+from google.protobuf import descriptor_pb2, json_format, struct_pb2
 from google.rpc import error_details_pb2, status_pb2
 
+from flui.translate import descriptors
 from flui.translate.descriptors import DescriptorError, files_of_set, schema_of
 from flui.translate.http_rules import rules_of
 from flui.translate.json_out import decode
@@ -112,6 +113,113 @@ def test_details_of_errors_are_known_to_every_schema():
 def test_what_does_not_hold_together_is_said(files, words):
     with pytest.raises(DescriptorError, match=words):
         schema_of(files, "x")
+
+
+def of_struct(change):
+    """google/protobuf/struct.proto as a module may tell it."""
+    proto = descriptor_pb2.FileDescriptorProto.FromString(struct_pb2.DESCRIPTOR.serialized_pb)
+    change({message.name: message for message in proto.message_type})
+    return proto.SerializeToString()
+
+
+def field_of(message, number):
+    return next(each for each in message.field if each.number == number)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("Value", lambda known: setattr(field_of(known["Value"], 5), "type_name", ".google.protobuf.Value")),
+        ("Value", lambda known: setattr(field_of(known["Value"], 5), "type_name", ".google.protobuf.ListValue")),
+        ("Value", lambda known: setattr(field_of(known["Value"], 6), "type_name", ".google.protobuf.Value")),
+        ("ListValue", lambda known: setattr(field_of(known["ListValue"], 1), "type_name", ".google.protobuf.Struct")),
+        ("ListValue", lambda known: setattr(field_of(known["ListValue"], 1), "label", 1)),
+        ("Struct", lambda known: setattr(field_of(known["Struct"], 1), "type_name", ".google.protobuf.Value")),
+        ("Struct", lambda known: setattr(field_of(known["Struct"].nested_type[0], 2), "type_name", ".google.protobuf.Struct")),
+        ("Struct", lambda known: setattr(field_of(known["Struct"].nested_type[0], 1), "type", 5)),
+    ],
+)
+def test_a_known_message_that_holds_others_than_its_own_is_refused(name, change):
+    with pytest.raises(DescriptorError, match=rf"google\.protobuf\.{name} is not the message that is known by this name"):
+        schema_of([of_struct(change)], "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("FieldMask", [{"name": "paths", "number": 1, "type": "TYPE_STRING", "label": "LABEL_OPTIONAL"}]),
+        ("StringValue", [{"name": "value", "number": 1, "type": "TYPE_STRING", "label": "LABEL_REPEATED"}]),
+        (
+            "Duration",
+            [
+                {"name": "seconds", "number": 1, "type": "TYPE_INT64", "label": "LABEL_REPEATED"},
+                {"name": "nanos", "number": 2, "type": "TYPE_INT32", "label": "LABEL_OPTIONAL"},
+            ],
+        ),
+    ],
+)
+def test_a_known_message_is_a_list_where_it_is_one(name, fields):
+    with pytest.raises(DescriptorError, match=rf"google\.protobuf\.{name} is not the message that is known by this name"):
+        schema_of([file("x.proto", "google.protobuf", messageType=[{"name": name, "field": fields}])], "x")
+
+
+def test_a_field_that_a_known_message_has_not_is_an_unknown_field():
+    def change(known):
+        known["Value"].field.add(name="more", number=7, type=11, label=1, type_name=".google.protobuf.Value", oneof_index=0)
+
+    made = schema_of([of_struct(change)], "x")
+    plan = made.types["google.protobuf.Value"]
+    assert sorted(plan.by_number) == [1, 2, 3, 4, 5, 6]
+    assert decode(b"\x20\x01\x3a\x02\x20\x00", plan, made.types) == b"true"
+
+
+def entry(*numbers):
+    told = [{"name": f"f{number}", "number": number, "type": "TYPE_INT32", "label": "LABEL_OPTIONAL"} for number in numbers]
+    return {"name": "XEntry", "field": told, "options": {"mapEntry": True}}
+
+
+@pytest.mark.parametrize("numbers", [(3, 4), (1, 3), (2, 3)])
+def test_an_entry_of_a_map_has_a_key_and_a_value(numbers):
+    held = {"name": "x", "number": 1, "type": "TYPE_MESSAGE", "typeName": ".a.M.XEntry", "label": "LABEL_REPEATED"}
+    with pytest.raises(DescriptorError, match=r"a\.M\.XEntry is no entry of a map"):
+        schema_of([file(messageType=[{"name": "M", "field": [held], "nestedType": [entry(*numbers)]}])], "x")
+
+
+def wide(count, name="M"):
+    return {
+        "name": name,
+        "field": [{"name": f"f{n}", "number": n, "type": "TYPE_BOOL", "label": "LABEL_OPTIONAL"} for n in range(1, count + 1)],
+    }
+
+
+def test_fields_of_a_message_and_of_all_together_are_bounded(monkeypatch):
+    """Threat C12: without the first, 8 messages of 30,000 fields take 770 MB."""
+    made = schema_of([file(messageType=[wide(descriptors.MOST_OF_ONE)])], "x")
+    assert len(made.types["a.M"].fields) == descriptors.MOST_OF_ONE
+    with pytest.raises(DescriptorError, match=r"a\.M has more than 4,096 fields"):
+        schema_of([file(messageType=[wide(descriptors.MOST_OF_ONE + 1)])], "x")
+    assert descriptors.MOST_FIELDS == 100_000
+    monkeypatch.setattr(descriptors, "MOST_FIELDS", 2_000)
+    schema_of([file(messageType=[wide(900)])], "x")
+    with pytest.raises(DescriptorError, match=r"more than 2,000 fields together"):
+        schema_of([file(messageType=[wide(900, f"M{n}") for n in range(3)])], "x")
+
+
+def test_known_messages_as_they_are_published_are_taken():
+    made = schema_of([of_struct(lambda known: None)], "x")
+    assert made.types["google.protobuf.Struct"].by_number[1].is_map
+
+
+@pytest.mark.parametrize("at", ["file", "method"])
+def test_options_that_lack_a_part_change_nothing(at):
+    """An uninterpreted option whose name lacks what proto2 requires."""
+    method = {"name": "Do", "inputType": ".a.M", "outputType": ".a.M"}
+    proto = descriptor_pb2.FileDescriptorProto.FromString(file(messageType=[{"name": "M"}], service=[{"name": "S", "method": [method]}]))
+    options = proto.options if at == "file" else proto.service[0].method[0].options
+    options.uninterpreted_option.add().name.add()
+    octets = proto.SerializePartialToString()
+    assert list(schema_of([octets], "x").methods) == [b"/a.S/Do"]
+    assert files_of_set(b"\x0a" + varint(len(octets)) + octets) == [octets]
 
 
 def test_a_bad_annotation_names_its_method():

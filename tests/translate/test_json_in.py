@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 
 import pytest
 from google.protobuf import json_format
@@ -145,6 +146,45 @@ def test_strings_that_do_not_end_are_passed_over_once():
 
 
 @pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('{"a": 1, "a": 2}', "a"),
+        ('[[0, {"x": 1, "x": 1}]]', "[0][1].x"),
+        ('{"a": {"b": [1, {"c": 1, "c": 2}]}}', "a.b[1].c"),
+        ('{"a": [{"c": {}}, {"d": {"e": 0, "": 1, "e": 2}}]}', "a[1].d.e"),
+    ],
+)
+def test_a_key_that_is_said_twice_is_told_with_its_path(text, path):
+    with pytest.raises(Unfit, match="it is said twice") as caught:
+        parse(text.encode())
+    assert caught.value.path == path
+
+
+def test_a_refusal_is_short_whatever_the_text():
+    long = "k" * 100_000
+    for text in (f'{{"{long}": 1}}', f'{{"{long}": 1, "{long}": 2}}', f'{{"struct": {{"{long}": {{"end": "\\ud800"}}}}}}'):
+        refused = refusal(text)
+        assert len(refused.path) <= 200
+        assert len(str(refused)) < 300
+    assert refused.path.startswith("struct.kkk")
+    assert refused.path.endswith("kkk.end")
+    assert refusal(f'{{"{"k" * 200}": 1}}').path == "k" * 200
+    assert refusal(f'{{"{"a" * 150}{"b" * 51}": 1}}').path == "a" * 120 + " … " + "a" * 9 + "b" * 51
+
+
+def test_where_a_key_is_said_twice_costs_no_more_than_the_text():
+    """Threat C12: a long key above very many values, and the repeated one behind them."""
+    text = f'{{"{"k" * 200_000}": [{"0," * 5_000}{{"a": 1, "a": 1}}]}}'.encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unfit, match="it is said twice"):
+            parse(text)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [
         ("9007199254740993", 9007199254740993),
@@ -178,9 +218,39 @@ def test_null_says_nothing_but_where_it_is_a_value():
     assert not read('{"maybeInt32": null}').HasField("maybe_int32")
 
 
+@pytest.mark.parametrize(
+    ("text", "path", "what"),
+    [
+        ('{"chosenNull": null, "chosenNumber": 1}', "chosenNumber", "only one of chosenNull and chosenNumber may be said"),
+        ('{"chosenValue": null, "chosenNumber": 1}', "chosenNumber", "only one of chosenValue and chosenNumber may be said"),
+        ('{"chosenNull": null, "chosenNumber": 1, "nothing": 2}', "chosenNumber", "only one of chosenNull and chosenNumber may be said"),
+        ('{"nothing": 2, "chosenNull": null, "chosenNumber": 1}', "nothing", "there is no such field"),
+        ('{"chosenNumber": 1, "chosenNull": null}', "chosenNull", "only one of chosenNumber and chosenNull may be said"),
+        ('{"chosenNumber": 1, "chosenValue": null}', "chosenValue", "only one of chosenNumber and chosenValue may be said"),
+        ('{"chosenNull": null, "chosenValue": null}', "chosenValue", "only one of chosenNull and chosenValue may be said"),
+        ('{"chosenNull": null, "chosen_null": null}', "chosen_null", "it is said twice, as chosenNull too"),
+        ('{"chosenText": null, "chosenNull": null, "chosenNumber": 1}', "chosenNumber", "only one of chosenNull and chosenNumber may be said"),
+        ('{"leaf": null, "leaf": {}}', "leaf", "it is said twice"),
+        ('{"anInt32": null, "an_int32": 1}', "an_int32", "it is said twice, as anInt32 too"),
+    ],
+)  # fmt: skip
+def test_null_is_one_of_a_oneof_where_it_is_a_value(text, path, what):
+    refused = refusal(text)
+    assert (refused.path, refused.what) == (path, what)
+
+
+def test_null_leaves_a_oneof_to_the_others_where_it_is_none():
+    wanted = class_of(ALL)(chosen_number=5)
+    assert read('{"chosenText": null, "chosenNumber": 5, "chosenLeaf": null}') == wanted
+    assert read('{"chosenNumber": 5, "chosen_number": null}') == wanted
+    assert read('{"chosenNumber": null, "chosenNull": null}').WhichOneof("choice") == "chosen_null"
+
+
 DIFFERENT = [
     # text, whether the library takes it, why we do otherwise
     ('{"anInt32": 1, "an_int32": 2}', True, "said under both names: which counts would be chance"),
+    ('{"chosenNull": null, "chosenNumber": 1}', True, "two of a oneof, where null is a value of one: which counts would be chance"),
+    ('{"chosenNumber": 1, "chosenValue": null}', True, "the same"),
     ('{"aFloat": 3.4028235e38}', False, "the shortest text of the largest float, which the library itself writes"),
     ('{"values": null}', False, "null is a list that is not said; the library fails"),
     ('{"anys": [{"@type": "x/google.protobuf.Empty", "value": {}}]}', False, "other writers put `value` beside every well-known type"),

@@ -1,6 +1,7 @@
 """What a module serves, asked by reflection: grpcio answers under either name, and others that answer badly."""
 
 import asyncio
+import gc
 import threading
 import time
 
@@ -177,6 +178,27 @@ def test_what_is_too_much_or_wrong_is_refused_in_plain_words(answers, says, monk
         asked(module.address, 10.0)
     assert says in str(caught.value)
     assert not caught.value.absent
+
+
+def test_a_question_that_failed_is_gone_at_once():
+    """No ring of an error, its frames and what they hold is left to the collector."""
+
+    async def story(address):
+        connection = await dialled(address)
+        try:
+            with pytest.raises(ReflectionError):
+                await ask(connection, b"stock", 5.0)
+        finally:
+            connection.close()
+        return [each for each in gc.get_objects() if type(each) is reflection._Talk]
+
+    gc.collect()
+    gc.disable()
+    try:
+        with Reflected(stock("Reserve"), answers=scripted(listing("a.B"))) as module:
+            assert asyncio.run(story(module.address)) == []
+    finally:
+        gc.enable()
 
 
 def test_an_import_that_the_module_does_not_have_is_left_out():

@@ -81,7 +81,9 @@ def understood(files: Sequence[bytes], services: Sequence[str], origin: str) -> 
         UnusableError: They contradict themselves or lack a part, or there is no library to read them with.
     """
     try:
-        from flui.translate.descriptors import DescriptorError, schema_of  # noqa: PLC0415 - protobuf is loaded only where it is needed
+        from google.protobuf.message import EncodeError  # noqa: PLC0415 - protobuf is loaded only where it is needed
+
+        from flui.translate.descriptors import DescriptorError, schema_of  # noqa: PLC0415 - as that
         from flui.translate.rest import RestRoutes  # noqa: PLC0415 - as what is behind it
     except ModuleNotFoundError as error:
         raise UnusableError(f"descriptors cannot be read without the package {error.name}", "install flui-mesh[grpc]") from error
@@ -89,6 +91,9 @@ def understood(files: Sequence[bytes], services: Sequence[str], origin: str) -> 
         schema = schema_of(files, origin, services)
     except DescriptorError as error:
         raise UnusableError(str(error), _MAKE) from error
+    except (UnicodeDecodeError, EncodeError, KeyError, RecursionError) as error:
+        # What the library lets pass into its pool and cannot show afterwards.
+        raise UnusableError(f"descriptors do not hold together ({type(error).__name__})", _MAKE) from None
     schema.packed = zlib.compress(b"".join([b"\x0a" + varint(len(file)) + file for file in files]))
     return RestRoutes(schema)
 

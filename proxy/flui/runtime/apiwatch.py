@@ -169,7 +169,10 @@ class ApiWatch:
         """Reads the descriptor set file, if there is one, so that the first request finds it read."""
         if self._api.file:
             self._seen = await asyncio.to_thread(_stamp, self._api.file)
-            await self._read(self._api.file)
+            try:
+                await self._read(self._api.file)
+            except Exception as error:  # noqa: BLE001 - the sidecar starts, and says that it is not ready
+                self._broke(error)
 
     def follow(self, tasks: TaskSet) -> None:
         """Keeps fresh from now on what is known, until `tasks` end."""
@@ -198,15 +201,20 @@ class ApiWatch:
 
     async def _follow(self) -> None:
         """Never ends, and begins anew should it fail: a module that is replaced must not go unnoticed for one bad turn."""
+        pause = FAILED_S
         while True:
+            began = time.monotonic()
             try:
                 if self._api.file:
                     await self._follow_file(self._api.file)
                 else:
                     await self._follow_module()
             except Exception as error:  # noqa: BLE001 - the edge of a task
-                self._journal().error("chore failed", what="watch api", error=f"{type(error).__name__}: {error}")
-            await asyncio.sleep(LONGEST_PAUSE_S)
+                self._broke(error)
+            if time.monotonic() - began >= FAILED_MAX_S:
+                pause = FAILED_S
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, FAILED_MAX_S)
 
     # A file.
 
@@ -293,13 +301,15 @@ class ApiWatch:
             self._meters.count(API_REFRESHES, "refused" if self._wrong else "unchanged")
             self.why = self._wrong
             return
+        self._seen = seen
         try:
             routes = await asyncio.to_thread(apifile.understood, shape.files, shape.services, "reflection")
         except apifile.UnusableError as error:
-            self._seen = seen
             self._refused(f"what the module tells of itself cannot be used: {error}")
             return
-        self._seen = seen
+        except Exception as error:
+            self._wrong = _unforeseen(error)
+            raise
         if self._took(routes):
             self._changed()
 
@@ -337,6 +347,11 @@ class ApiWatch:
         self._meters.count(API_REFRESHES, "failed")
         self._note(why, "api not known", warns=self._api.required)
 
+    def _broke(self, error: Exception) -> None:
+        """Something went wrong that nobody foresaw."""
+        self._journal().error("chore failed", what="watch api", error=f"{type(error).__name__}: {error}")
+        self._failed(_unforeseen(error))
+
     def _note(self, why: str, event: str, *, warns: bool) -> None:
         self._heard = True
         self.why = why
@@ -368,6 +383,10 @@ class _Keeper:
         except TimeoutError:
             return False
         return True
+
+
+def _unforeseen(error: Exception) -> str:
+    return f"what the module serves cannot be read ({type(error).__name__}: {error})"
 
 
 def _hash(shape: Shape) -> bytes:

@@ -28,6 +28,11 @@ from flui.translate.http_rules import rules_of
 from flui.translate.schema import EnumType, FieldType, Kind, MessageType, Method, Schema
 from flui.translate.wire import Malformed
 
+MOST_OF_ONE: Final = 4_096
+"""Fields of one message: each has a bit of its own, so that n of them take n² bits."""
+MOST_FIELDS: Final = 100_000
+"""Fields of all messages together."""
+
 _SPARE: Final = {
     f"google/{name}.proto": f"google.{name.replace('/', '.')}_pb2"
     for name in (
@@ -68,6 +73,13 @@ _SHAPES: Final[dict[str, dict[int, int]]] = {
     "BytesValue": {1: Kind.BYTES},
 }
 """Fields of the well-known messages, which are walked by number."""
+_WITHIN: Final = {
+    "Value": {5: "Struct", 6: "ListValue"},
+    "ListValue": {1: "Value"},
+}
+"""Messages that they hold: what is walked as one of them holds no other, or it might hold itself without end."""
+_LISTS: Final = frozenset({("FieldMask", 1), ("ListValue", 1), ("Struct", 1)})
+"""Fields of them that are lists, or maps."""
 
 
 class DescriptorError(Exception):
@@ -86,7 +98,7 @@ def files_of_set(octets: bytes) -> list[bytes]:
         raise DescriptorError("it is no descriptor set (protoc writes one with --include_imports --descriptor_set_out)") from None
     if not files:
         raise DescriptorError("the descriptor set holds no file")
-    return [file.SerializeToString(deterministic=True) for file in files]
+    return [file.SerializePartialToString(deterministic=True) for file in files]
 
 
 def schema_of(files: Sequence[bytes], origin: str, services: Collection[str] | None = None) -> Schema:
@@ -111,6 +123,7 @@ def schema_of(files: Sequence[bytes], origin: str, services: Collection[str] | N
     types = _Types(pool)
     for file in added.files:
         types.read(file)
+    types.check()
     methods: dict[bytes, Method] = {}
     described: set[str] = set()
     for name in sorted(given):
@@ -145,7 +158,7 @@ def _given(files: Sequence[bytes]) -> dict[str, FileDescriptorProto]:
 def _version(given: Mapping[str, FileDescriptorProto]) -> str:
     digest = hashlib.sha256()
     for name in sorted(given):
-        octets = given[name].SerializeToString(deterministic=True)
+        octets = given[name].SerializePartialToString(deterministic=True)
         digest.update(f"{len(octets)} ".encode())
         digest.update(octets)
     return digest.hexdigest()[:16]
@@ -191,7 +204,7 @@ class _Adder:
                 todo += waits
                 continue
             try:
-                self._pool.AddSerializedFile(proto.SerializeToString())
+                self._pool.AddSerializedFile(proto.SerializePartialToString())
             except TypeError as e:
                 raise DescriptorError(f"{top} does not fit the others: {_reason(e)}") from None
             self._done[top] = True
@@ -231,10 +244,11 @@ def _spare(name: str) -> FileDescriptorProto | None:
 class _Types:
     """Plans of messages, made of what a pool has resolved."""
 
-    __slots__ = ("_enums", "_pool", "made")
+    __slots__ = ("_enums", "_left", "_pool", "made")
 
     def __init__(self, pool: DescriptorPool) -> None:
         self._pool = pool
+        self._left = MOST_FIELDS
         self._enums: dict[str, EnumType] = {}
         self.made: dict[str, MessageType] = {}
         """By full name."""
@@ -245,15 +259,33 @@ class _Types:
             self._read(message, f"{file.package}.{message.name}".lstrip("."))
 
     def _read(self, proto: DescriptorProto, name: str) -> None:
-        plan = self._message(name, proto.options.map_entry)
+        self._left -= len(proto.field)
+        if len(proto.field) > MOST_OF_ONE:
+            raise DescriptorError(f"{name} has more than {MOST_OF_ONE:,} fields")
+        if self._left < 0:
+            raise DescriptorError(f"its messages have more than {MOST_FIELDS:,} fields together")
+        map_entry = proto.options.map_entry
+        plan = self._message(name, map_entry)
         resolved: Descriptor = self._pool.FindMessageTypeByName(name)
-        plan.seal(tuple(self._field(field, resolved) for field in proto.field))
+        fields = tuple(self._field(field, resolved) for field in proto.field)
         if plan.well_known:
-            for number, kind in _SHAPES[plan.well_known].items():
-                if number not in plan.by_number or plan.by_number[number].kind != kind:
-                    raise DescriptorError(f"{name} is not the message that is known by this name")
+            # What a later version adds, or a hostile one, is an unknown field: the walk by number knows nothing of it.
+            fields = tuple(field for field in fields if field.number in _SHAPES[plan.well_known])
+        plan.seal(fields)
+        if map_entry and not {1, 2} <= plan.by_number.keys():
+            raise DescriptorError(f"{name} is no entry of a map: it has no field 1 or no field 2")
         for nested in proto.nested_type:
             self._read(nested, f"{name}.{nested.name}")
+
+    def check(self) -> None:
+        """Looks at the well-known messages, once all were read.
+
+        Raises:
+            DescriptorError: One is another than its name says.
+        """
+        for plan in self.made.values():
+            if plan.well_known and not _is_known(plan):
+                raise DescriptorError(f"{plan.name} is not the message that is known by this name")
 
     def _message(self, name: str, map_entry: bool) -> MessageType:
         plan = self.made.get(name)
@@ -289,6 +321,28 @@ class _Types:
         return made
 
 
+def _is_known(plan: MessageType) -> bool:
+    """Whether a message is the well-known one of its name."""
+    known = plan.well_known
+    within = _WITHIN.get(known, {})
+    for number, kind in _SHAPES[known].items():
+        field = plan.by_number.get(number)
+        if field is None or field.kind != kind or field.repeated != ((known, number) in _LISTS):
+            return False
+        if number in within and not _holds(field, within[number]):
+            return False
+    if known != "Struct":
+        return True
+    entry = plan.by_number[1].message
+    if entry is None or not entry.map_entry:
+        return False
+    return entry.by_number[1].kind == Kind.STRING and _holds(entry.by_number[2], "Value")
+
+
+def _holds(field: FieldType, known: str) -> bool:
+    return field.message is not None and field.message.well_known == known
+
+
 def _methods(pool: DescriptorPool, full: str, service: ServiceDescriptorProto, types: dict[str, MessageType]) -> Iterable[Method]:
     resolved = pool.FindServiceByName(full)
     for proto in service.method:
@@ -298,7 +352,7 @@ def _methods(pool: DescriptorPool, full: str, service: ServiceDescriptorProto, t
 
 def _method(full: str, proto: MethodDescriptorProto, asks: MessageType, tells: MessageType) -> Method:
     try:
-        rules = rules_of(proto.options.SerializeToString())
+        rules = rules_of(proto.options.SerializePartialToString())
     except Malformed as e:
         raise DescriptorError(f"{full}.{proto.name}: google.api.http: {e}") from None
     return Method(

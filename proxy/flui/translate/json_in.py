@@ -61,7 +61,7 @@ def _fields(tree: dict[str, object], message: MessageType, types: dict[str, Mess
             field = by_json.get(key)
             if field is None:
                 raise Unfit("", "there is no such field")
-            if said & field.bit and not (value is None and field.oneof):
+            if said & field.bit and _counts(value, field):
                 raise Unfit("", _twice(tree, key, field, message))
             if value is None and not _takes_null(field):
                 if not field.oneof:
@@ -104,15 +104,20 @@ def _takes_null(field: FieldType) -> bool:
     return field.message is not None and field.message.well_known == "Value"
 
 
+def _counts(value: object, field: FieldType) -> bool:
+    """Whether it is said, so that nothing else may be: `null` for one of a oneof leaves it to the others, unless it is a value."""
+    return value is not None or not field.oneof or _takes_null(field)
+
+
 def _twice(tree: dict[str, object], key: str, field: FieldType, message: MessageType) -> str:
     """Why `field` is one too many."""
     for other, value in tree.items():
-        known = message.by_json[other]
-        if known is field and other != key:
-            return f"it is said twice, as {other} too"
-        if known.bit == field.bit and known is not field and value is not None:
-            return f"only one of {other} and {key} may be said"
-    raise AssertionError("nothing is said twice")
+        if other == key:
+            break
+        known = message.by_json.get(other)
+        if known is not None and known.bit == field.bit and _counts(value, known):
+            return f"it is said twice, as {other} too" if known is field else f"only one of {other} and {key} may be said"
+    return "it is said twice"
 
 
 def _list(value: object, field: FieldType, types: dict[str, MessageType], depth: int) -> bytes:

@@ -25,7 +25,7 @@ from flui.translate.json_order import in_order
 from flui.translate.json_scalar import DOUBLE, FLOAT
 from flui.translate.limits import MAX_DEPTH
 from flui.translate.schema import FieldType, MessageType
-from flui.translate.wire import LENGTH, Malformed, read_length, read_tag, read_varint, signed32, signed64, skip, skip_group, unzigzag
+from flui.translate.wire import LENGTH, Malformed, known_group, read_length, read_tag, read_varint, signed32, signed64, skip, unzigzag
 
 __all__ = ["MOST", "Malformed", "decode"]
 
@@ -175,7 +175,7 @@ class _Walk:
                 text = self.message(payload, start, at, field.message, depth + 1)
             elif kind == _K_GROUP:
                 start = at
-                stop, at = skip_group(payload, at, end, tag >> 3)
+                stop, at = known_group(payload, at, end, tag >> 3)
                 assert field.message is not None
                 text = self.message(payload, start, stop, field.message, depth + 1)
             else:
@@ -212,7 +212,7 @@ class _Walk:
             elif kind == _K_GROUP:
                 assert message is not None
                 start = at
-                stop, at = skip_group(payload, at, end, tag >> 3)
+                stop, at = known_group(payload, at, end, tag >> 3)
                 text = self.message(payload, start, stop, message, depth + 1)
             elif tag & 7 == LENGTH and kind != _K_BYTES:
                 start, at = read_length(payload, at, end)
@@ -352,7 +352,8 @@ class _Walk:
                     raise Malformed("a number of a Value is not finite")
             else:
                 start, at = read_length(payload, at, end)
-                text = self.message(payload, start, at, field.message, depth)
+                # What a Value holds is on its own level; one within itself, which only a lie tells of, would have no end.
+                text = self.message(payload, start, at, field.message, depth + 1 if field.message is message else depth)
         if at != end:
             raise Malformed("a field ends beyond its message")
         return text or "null"

@@ -114,6 +114,25 @@ _DECODER: Final = JSONDecoder(object_pairs_hook=_object, parse_float=_number, pa
 _DECODER_TWICE: Final = JSONDecoder(object_pairs_hook=_object_twice, parse_float=_number, parse_constant=_literal)
 
 
+class _Node:
+    """A value, and what holds it: a path is made of the one that is at fault, as a key may be long and hold very many."""
+
+    __slots__ = ("above", "held", "key")
+
+    def __init__(self, above: _Node | None, key: str, held: object) -> None:
+        self.above = above
+        self.key = key
+        self.held = held
+
+    def path(self, rest: str) -> str:
+        """What leads to `rest`, which is within this value."""
+        at: _Node | None = self
+        while at is not None:
+            rest = below(at.key, rest)
+            at = at.above
+        return rest
+
+
 def _told(text: str) -> Unfit:
     """Of a text in which a key is said twice: where."""
     try:
@@ -122,15 +141,16 @@ def _told(text: str) -> Unfit:
         return Unfit("", "it is no JSON, and a key is said twice")
     except Unfit as e:
         return e
-    todo: list[tuple[str, object]] = [("", tree)]
+    todo = [_Node(None, "", tree)]
     while todo:
-        path, node = todo.pop()
-        if isinstance(node, _Twice):
-            return Unfit(below(path, node.key), "it is said twice")
-        if isinstance(node, dict):
-            todo += [(below(path, key), value) for key, value in node.items()]
-        elif isinstance(node, list):
-            todo += [(f"{path}[{at}]", value) for at, value in enumerate(node)]
+        node = todo.pop()
+        held = node.held
+        if isinstance(held, _Twice):
+            return Unfit(node.path(held.key), "it is said twice")
+        if isinstance(held, dict):
+            todo += [_Node(node, key, value) for key, value in held.items()]
+        elif isinstance(held, list):
+            todo += [_Node(node, f"[{at}]", value) for at, value in enumerate(held)]
     raise AssertionError("no key is said twice")
 
 

@@ -276,12 +276,19 @@ NO_SCHEMA: Final = Schema({}, {}, "", "")
 """Of a module of which nothing is known."""
 
 
+_PATH_CHARACTERS: Final = 200
+"""The longest path that is told whole."""
+
+
 class Unfit(Exception):  # noqa: N818 - it names what the text is
     """A JSON text, a path or a query does not fit its message."""
 
     def __init__(self, path: str, what: str) -> None:
+        if len(path) > _PATH_CHARACTERS:
+            # Its keys are as long as whoever wrote the text likes.
+            path = f"{path[:120]} … {path[-60:]}"
         super().__init__(f"{path}: {what}" if path else what)
         self.path = path
-        """Of the field, by JSON names: `order.lines[2].sku`; empty: the text as a whole."""
+        """Of the field, by JSON names: `order.lines[2].sku`, its middle left out where it is too long; empty: the text as a whole."""
         self.what = what
         """What is wrong, and what would be right. Names nothing of the inside."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from flui.translate.limits import MAX_DEPTH
+from flui.translate.limits import MAX_DEPTH, MAX_GROUPS
 
 VARINT: Final = 0
 FIXED64: Final = 1
@@ -149,14 +149,19 @@ def _skip_plain(octets: bytes, at: int, end: int, kind: int) -> int:
     return at
 
 
-def skip_group(octets: bytes, at: int, end: int, number: int) -> tuple[int, int]:
+def known_group(octets: bytes, at: int, end: int, number: int) -> tuple[int, int]:
+    """`skip_group` of one whose content is walked afterwards: it holds no more than `MAX_GROUPS` levels, itself included."""
+    return skip_group(octets, at, end, number, MAX_GROUPS)
+
+
+def skip_group(octets: bytes, at: int, end: int, number: int, most: int = MAX_DEPTH) -> tuple[int, int]:
     """Finds the end of the group `number` whose content starts at `at`.
 
     Returns:
         Where the content stops, and where the tag behind it does.
 
     Raises:
-        Malformed: It does not end before `end`, ends with another's tag, or holds more than `MAX_DEPTH` levels of groups.
+        Malformed: It does not end before `end`, ends with another's tag, or is of more than `most` levels of groups.
     """
     open_groups = [number]
     while True:
@@ -169,8 +174,8 @@ def skip_group(octets: bytes, at: int, end: int, number: int) -> tuple[int, int]
             if not open_groups:
                 return start, at
         elif kind == START:
-            if len(open_groups) >= MAX_DEPTH:
-                raise Malformed(f"it is nested more than {MAX_DEPTH} levels deep")
+            if len(open_groups) >= most:
+                raise Malformed(f"its groups are nested more than {most} levels deep")
             open_groups.append(tag >> 3)
         else:
             at = _skip_plain(octets, at, end, kind)

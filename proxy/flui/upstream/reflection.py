@@ -192,6 +192,7 @@ class _Talk:
     def close(self) -> None:
         """Whatever became of it: the module holds nothing of it any more."""
         self._lane.close()
+        self._over = None  # raised, it holds the frames that hold this
 
     # What the connection says.
 
