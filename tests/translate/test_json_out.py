@@ -5,6 +5,7 @@ import time
 
 import pytest
 from google.protobuf import any_pb2
+from google.protobuf.unknown_fields import UnknownFieldSet
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -52,8 +53,11 @@ def test_octets_the_library_cannot_parse_are_malformed(data):
     ).SerializeToString()  # fmt: skip
     at = data.draw(st.integers(0, len(whole) - 1))
     changed = data.draw(st.sampled_from((whole[:at], whole[:at] + bytes((data.draw(st.integers(0, 255)),)) + whole[at + 1 :])))
+    aside = False
     try:
-        wanted = oracle_out(class_of(ALL).FromString(changed))
+        message = class_of(ALL).FromString(changed)
+        aside = any(each.field_number == TYPES[ALL].by_name["by_int64"].number for each in UnknownFieldSet(message))
+        wanted = oracle_out(message)
     except Exception:  # noqa: BLE001 - whatever it says of it
         wanted = None
     try:
@@ -62,7 +66,10 @@ def test_octets_the_library_cannot_parse_are_malformed(data):
         assert wanted is None
         return
     assert wanted is not None
-    assert json.loads(ours) == json.loads(wanted)
+    read = json.loads(ours)
+    if aside:  # an entry of a map with an unknown field in it: the library in C puts it aside whole, others read the rest, as we do
+        read.pop("byInt64", None)
+    assert read == json.loads(wanted)
 
 
 def test_deep_messages_whose_parts_come_again_take_no_time():
