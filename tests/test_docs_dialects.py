@@ -93,7 +93,7 @@ def bounds():
         ),
         ("objects, lists and messages within one another", str(limits.MAX_DEPTH), "400"),
         ("groups of proto2 within one another, where the schema has them", str(limits.MAX_GROUPS), "400"),
-        ("values of a JSON text", f"{limits.MAX_NODES:,}", "400"),
+        ("values of a JSON text, read or written", f"{limits.MAX_NODES:,}", "400"),
         (
             "what a compressed message expands to",
             f"{coding._RATIO} times its length ({coding._SMALL // KIB} KiB whatever that is), the bound of a message, and {coding._MOST // MIB} MiB",

@@ -5,11 +5,13 @@ import time
 
 import pytest
 from google.protobuf import any_pb2
+from google.protobuf.unknown_fields import UnknownFieldSet
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flui.translate.json_out import Malformed, decode
-from flui.translate.limits import MAX_DEPTH, MAX_GROUPS
+from flui.translate.json_text import parse
+from flui.translate.limits import MAX_DEPTH, MAX_GROUPS, MAX_NODES
 from flui.translate.schema import FieldType, Kind, MessageType
 from flui.translate.wire import varint
 from support.schemas import class_of, oracle_out, schema
@@ -51,8 +53,11 @@ def test_octets_the_library_cannot_parse_are_malformed(data):
     ).SerializeToString()  # fmt: skip
     at = data.draw(st.integers(0, len(whole) - 1))
     changed = data.draw(st.sampled_from((whole[:at], whole[:at] + bytes((data.draw(st.integers(0, 255)),)) + whole[at + 1 :])))
+    aside = False
     try:
-        wanted = oracle_out(class_of(ALL).FromString(changed))
+        message = class_of(ALL).FromString(changed)
+        aside = any(each.field_number == TYPES[ALL].by_name["by_int64"].number for each in UnknownFieldSet(message))
+        wanted = oracle_out(message)
     except Exception:  # noqa: BLE001 - whatever it says of it
         wanted = None
     try:
@@ -61,7 +66,10 @@ def test_octets_the_library_cannot_parse_are_malformed(data):
         assert wanted is None
         return
     assert wanted is not None
-    assert json.loads(ours) == json.loads(wanted)
+    read = json.loads(ours)
+    if aside:  # an entry of a map with an unknown field in it: the library in C puts it aside whole, others read the rest, as we do
+        read.pop("byInt64", None)
+    assert read == json.loads(wanted)
 
 
 def test_deep_messages_whose_parts_come_again_take_no_time():
@@ -113,6 +121,37 @@ def test_groups_within_groups_are_few(label):
             decode(groups(levels, b"\x40\x00" * 100_000), plan, {})
     with pytest.raises(Malformed, match="groups are nested"):
         decode(groups(1) + groups(MAX_GROUPS + 1), plan, {})
+
+
+def encoded(message):
+    return class_of(ALL)(**message).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("made", "values"),
+    [
+        (lambda n: {"int32s": [0] * n}, 2),
+        (lambda n: {"strings": ["x"] * n}, 2),
+        (lambda n: {"leaves": [{}] * n}, 2),
+        (lambda n: {"by_int64": {key: 1 for key in range(n)}}, 2),
+        (lambda n: {"list_value": [None] * n}, 2),
+        (lambda n: {"struct": {f"{key}": True for key in range(n)}}, 2),
+        (lambda n: {"again": {"again": {"int32s": [1] * n}}}, 4),
+        (lambda n: {"int64_value": {"value": 1}, "timestamp": {"seconds": 1}, "leaf": {"sku": "x"}, "int32s": [1] * n}, 6),
+    ],
+)
+def test_values_are_counted_as_they_are_in_a_text(made, values):
+    """What may be read may be written, and no more. `values`: those beside the n."""
+    parse(said(encoded(made(MAX_NODES - values))))
+    with pytest.raises(Malformed, match="it holds more than 100000 values"):
+        said(encoded(made(MAX_NODES - values + 1)))
+
+
+def test_values_beyond_the_bound_are_not_looked_at():
+    start = time.perf_counter()
+    with pytest.raises(Malformed, match="values"):
+        said(encoded({"bools": [True] * 4_000_000}))
+    assert time.perf_counter() - start < 2
 
 
 def test_a_value_that_holds_itself_is_nested():

@@ -22,8 +22,8 @@ from typing import Final
 from flui.model.units import MIB
 from flui.translate.json_known import duration_text, mask_text, timestamp_text
 from flui.translate.json_order import in_order
-from flui.translate.json_scalar import DOUBLE, FLOAT
-from flui.translate.limits import MAX_DEPTH
+from flui.translate.json_scalar import DOUBLE, FLOAT, short_float
+from flui.translate.limits import MAX_DEPTH, MAX_NODES
 from flui.translate.schema import FieldType, MessageType
 from flui.translate.wire import LENGTH, Malformed, known_group, read_length, read_tag, read_varint, signed32, signed64, skip, unzigzag
 
@@ -80,7 +80,7 @@ def decode(
 
     Raises:
         Malformed: It is no such message, holds what JSON cannot say, is nested more than `MAX_DEPTH` levels deep, or makes
-            more than `most` octets.
+            more than `MAX_NODES` values or `most` octets.
     """
     try:
         try:
@@ -98,6 +98,7 @@ def decode(
 
 
 _TOO_LONG: Final = "its JSON is too long"
+_TOO_MANY: Final = f"it holds more than {MAX_NODES} values"
 
 
 def _whole(walk: _Walk, payload: bytes, message: MessageType, field: FieldType | None) -> str:
@@ -113,13 +114,21 @@ def _whole(walk: _Walk, payload: bytes, message: MessageType, field: FieldType |
 class _Walk:
     """One pass over a message. Each method is told where it starts and stops in the octets, and the levels of JSON so far."""
 
-    __slots__ = ("_careful", "_most", "_types", "_unknown_any")
+    __slots__ = ("_careful", "_left", "_most", "_types", "_unknown_any")
 
     def __init__(self, types: dict[str, MessageType], unknown_any: bool, most: int, careful: bool) -> None:
         self._types = types
         self._unknown_any = unknown_any
         self._most = most
         self._careful = careful
+        self._left = MAX_NODES - 1
+        """Values there may still be."""
+
+    def _count(self, values: int) -> None:
+        """So many more were written."""
+        self._left -= values
+        if self._left < 0:
+            raise Malformed(_TOO_MANY)
 
     def message(self, payload: bytes, at: int, end: int, message: MessageType, depth: int) -> str:
         """Text of a message."""
@@ -127,7 +136,9 @@ class _Walk:
             raise Malformed(f"it is nested more than {MAX_DEPTH} levels deep")
         if message.well_known:
             return self._known(payload, at, end, message, depth)
-        return f"{{{','.join(self.fields(payload, at, end, message, depth))}}}"
+        parts = self.fields(payload, at, end, message, depth)
+        self._count(len(parts))
+        return f"{{{','.join(parts)}}}"
 
     def fields(self, payload: bytes, at: int, end: int, message: MessageType, depth: int) -> list[str]:
         """Text of each field that was said, its name before it."""
@@ -222,8 +233,8 @@ class _Walk:
             if text:
                 items.append(text)
                 size += len(text)
-                if size > self._most:
-                    raise Malformed(_TOO_LONG)
+                if size > self._most or len(items) > self._left:
+                    raise Malformed(_TOO_LONG if size > self._most else _TOO_MANY)
             if at >= end:
                 break
             if tag < 0x80 and payload[at] == tag:
@@ -234,6 +245,7 @@ class _Walk:
                 break
             tag = following
             at = behind
+        self._left -= len(items)
         return (f"[{','.join(items)}]" if items else ""), at
 
     def _packed(self, payload: bytes, at: int, end: int, field: FieldType) -> str:
@@ -245,10 +257,12 @@ class _Walk:
             if text:
                 items.append(text)
                 size += len(text)
-                if size > self._most:
-                    raise Malformed(_TOO_LONG)
+                if size > self._most or len(items) > self._left:
+                    raise Malformed(_TOO_LONG if size > self._most else _TOO_MANY)
         if at != end:
             raise Malformed("a field ends beyond its message")
+        if items:
+            self._left -= len(items) - 1  # whoever has the run counts it as one
         return ",".join(items)
 
     def _map(self, payload: bytes, at: int, end: int, field: FieldType, tag: int, depth: int) -> tuple[str, int]:
@@ -263,14 +277,15 @@ class _Walk:
             if key:
                 entries[key] = text
                 size += len(key) + len(text)
-                if size > self._most:
-                    raise Malformed(_TOO_LONG)
+                if size > self._most or len(entries) > self._left:
+                    raise Malformed(_TOO_LONG if size > self._most else _TOO_MANY)
             if at >= end:
                 break
             following, behind = read_tag(payload, at, end)
             if following != tag:
                 break
             at = behind
+        self._left -= len(entries)
         return (f"{{{','.join([f'{key}:{text}' for key, text in entries.items()])}}}" if entries else ""), at
 
     def _entry(self, payload: bytes, at: int, end: int, entry: MessageType, depth: int) -> tuple[str, str]:
@@ -376,6 +391,7 @@ class _Walk:
             return "{}"
         slash = url.rfind("/")
         message = self._types.get(url[slash + 1 :]) if slash >= 0 else None
+        self._count(2 if message is None or message.well_known else 1)
         said = f'"@type":{encode_basestring(url)}'
         if message is None:
             if self._unknown_any:
@@ -385,7 +401,9 @@ class _Walk:
             return f'{{{said},"value":{self.message(payload, start, stop, message, depth + 1)}}}'
         if depth >= MAX_DEPTH:
             raise Malformed(f"it is nested more than {MAX_DEPTH} levels deep")
-        return f"{{{','.join([said, *self.fields(payload, start, stop, message, depth + 1)])}}}"
+        parts = self.fields(payload, start, stop, message, depth + 1)
+        self._count(len(parts))
+        return f"{{{','.join([said, *parts])}}}"
 
 
 def _scalar(payload: bytes, at: int, end: int, field: FieldType) -> tuple[str, int]:
@@ -450,20 +468,7 @@ def _real(payload: bytes, at: int, end: int, kind: int) -> tuple[str, int]:
     value: float = (DOUBLE if kind == _K_DOUBLE else FLOAT).unpack_from(payload, at)[0]
     if value - value != 0.0:
         return ('"NaN"' if isnan(value) else '"Infinity"' if value > 0 else '"-Infinity"'), stop
-    return (repr(value) if kind == _K_DOUBLE else _short(value)), stop
-
-
-def _short(value: float) -> str:
-    """Fewest digits, six at least, that are read as this float of 32 bits again."""
-    octets = FLOAT.pack(value)
-    for digits in (6, 7, 8):
-        near = float(f"{value:.{digits}g}")
-        try:
-            if FLOAT.pack(near) == octets:
-                return repr(near)
-        except OverflowError:
-            continue
-    return repr(float(f"{value:.9g}"))
+    return (repr(value) if kind == _K_DOUBLE else short_float(value)), stop
 
 
 def _pair(payload: bytes, at: int, end: int) -> tuple[int, int]:

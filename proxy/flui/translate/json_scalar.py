@@ -216,3 +216,16 @@ def enumerated(value: object, enum: EnumType) -> int:
     if enum.closed and number not in enum.names:
         raise Unfit("", "the enum has no such value")
     return number
+
+
+def short_float(value: float) -> str:
+    """Fewest digits, six at least, that are read as this float of 32 bits again."""
+    octets = FLOAT.pack(value)
+    for digits in (6, 7, 8):
+        near = float(f"{value:.{digits}g}")
+        try:
+            if FLOAT.pack(near) == octets:
+                return repr(near)
+        except OverflowError:
+            continue
+    return repr(float(f"{value:.9g}"))
