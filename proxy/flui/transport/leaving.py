@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import select
 import socket
 import struct
@@ -19,17 +20,20 @@ _IS_HERE: Final = hasattr(select, "epoll")
 
 AT_ONCE: Final = struct.pack("ii", 1, 0)
 """SO_LINGER: closing drops what is not sent, and resets the peer."""
+_UNSENT: Final = 0x894B
+"""SIOCOUTQNSD (linux/sockios.h): octets that the kernel has not sent yet, as the peer's window is full. Elsewhere an error."""
 
 
 def cut(transport: asyncio.Transport) -> None:
     """Closes a connection of which something is still under way, and its peer can tell at once.
 
-    An orderly end would wait behind what was written, for as long as the peer does not read.
+    An orderly end would wait behind what was written, for as long as the peer does not read: then it is reset.
     """
     sock = transport.get_extra_info("socket")
     if sock is not None:
         with contextlib.suppress(OSError, ValueError):  # it is closed already, or is no TCP
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+            if transport.get_write_buffer_size() or any(fcntl.ioctl(sock.fileno(), _UNSENT, bytes(4))):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
     transport.abort()
 
 
