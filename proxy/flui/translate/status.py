@@ -21,7 +21,6 @@ from flui.model.grpc import STATUSES, Status, message_text, status_said
 CONNECT_CODES: Final = tuple(status.name.lower() if status is not Status.CANCELLED else "canceled" for status in Status)
 """By the number of the gRPC status; `OK` has none and is never asked for."""
 
-_STATUS: Final = frozenset((b"grpc-status", b"grpc-message", b"grpc-status-details-bin"))
 _RESERVED: Final = b"grpc-"
 
 
@@ -194,12 +193,7 @@ def _json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def is_status(name: bytes) -> bool:
-    """Whether a field says how a call ended."""
-    return name in _STATUS
-
-
 __all__ = [
     "CONNECT_CODES", "STATUSES", "Detail", "Ending", "connect_error", "end_of_stream",
-    "ending_of", "is_status", "opaque", "rpc_status", "trailer_fields",
+    "ending_of", "opaque", "rpc_status", "trailer_fields",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from flui.codecs.http2 import encoder as encoding
 from flui.codecs.http2._hpack import IS_NATIVE, LENGTHS, Decoder, Oversized, Undecodable
 from flui.codecs.http2.encoder import Encoder, Secret, integer
 from flui.model.events import RequestHead, ResponseHead
-from flui.model.fields import classified, field
+from flui.model.fields import LENGTH, classified, field
 
 BOTH = pytest.mark.parametrize("native", [True, False], ids=["jh2", "hpack"])
 
@@ -152,6 +152,7 @@ def test_what_must_never_be_indexed_never_is():
     encoder, decoder = Encoder(), Decoder(1 << 16)
     for _ in range(4):
         fields = [field(b"authorization", b"Bearer x"), Secret(b"x-key", b"k", b"x-key: k\r\n", 0), field(b"set-cookie", b"a=b")]
+        fields.append(Secret(b"content-length", b"7", b"content-length: 7\r\n", LENGTH))
         assert all(never for _, _, never in decoder.decode(encoder.trailers(fields)))
     assert not encoder._entries
 

@@ -254,7 +254,7 @@ class Encoder:
         """The octets of a line that is not known as it stands."""
         kind = line.kind
         name, value, wire = line.name, line.value, line.wire
-        if kind == LENGTH:
+        if kind == LENGTH and not isinstance(line, Secret):
             out.append(_length(value))
             return
         if kind in _HERE and not force:
